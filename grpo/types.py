@@ -1,0 +1,137 @@
+"""The nouns that flow through one training step, in the order in which they are made.
+
+Problem -> Rollout -> RolloutGroup -> ScoredGroup -> advantages_PG -> TrainBatch -> UpdateStats
+
+Dimension key, used as a suffix on tensors and on lists: **P** problems of one rollout, **G** completions per problem,
+**B** = P x G rows, **L** tokens of a row (prompt and completion), **T** = L - 1 predicted positions, **V** vocabulary.
+
+An *update* is one optimizer step; a *rollout* is one round of sampling, used for one or more updates.
+Four log-probabilities are never mixed: `policy_logprobs` (the model being trained, now), `old_logprobs` (the same
+model when the batch was sampled, as the trainer computes them), `sampler_logprobs` (what the sampling engine
+reported), `ref_logprobs` (the frozen reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+
+from data.problem import Problem
+from rewards.reward import Verdict
+
+StopReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One completion. `sampler_logprobs`: natural log, one per completion id, at the sampling temperature and
+    before any truncation of the distribution. The end-of-sequence id is part of `completion_ids`."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    text: str
+    stop_reason: StopReason
+
+    def __post_init__(self) -> None:
+        assert len(self.completion_ids) == len(self.sampler_logprobs) > 0
+        assert self.prompt_ids
+
+    @property
+    def truncated(self) -> bool:
+        return self.stop_reason == "length"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutGroup:
+    """The G completions sampled for one problem; the unit inside which rewards are normalised."""
+
+    problem: Problem
+    rollouts: tuple[Rollout, ...]
+
+    def __len__(self) -> int:
+        return len(self.rollouts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGroup:
+    """A group with its rewards, one entry per rollout (all lists have length G).
+
+    rewards_G: weighted sum of the parts that applied; NaN where the row is masked (a part failed, or none applied).
+    parts: reward name -> un-weighted score, None where it does not apply.
+    verdicts: reward name -> verdict, None where the function gave none. correct_G: None where nothing judged it.
+    extra: further columns for the completions table.
+    """
+
+    group: RolloutGroup
+    rewards_G: list[float]
+    correct_G: list[bool | None]
+    parts: Mapping[str, list[float | None]]
+    verdicts: Mapping[str, list[Verdict | None]]
+    reasons: Mapping[str, list[str]] = field(default_factory=dict)
+    extra: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = len(self.group)
+        lists = [self.rewards_G, self.correct_G, *self.parts.values(), *self.verdicts.values()]
+        assert all(len(values) == size for values in lists)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """Right-padded rows, ready for the policy. T = L - 1: position t predicts token t + 1.
+
+    input_ids_BL: int64. completion_mask_BT: True where the predicted token belongs to the completion and counts.
+    advantages_B: one number per row. sampler/old/ref_logprobs_BT: float, meaningful only under the mask; None where
+    not needed. loss_weights_BT: what each token's loss is multiplied with before the sum (see weighting.py).
+    row_ids_B: global row number p * G + g, the same on any number of processes.
+    """
+
+    input_ids_BL: torch.Tensor
+    completion_mask_BT: torch.Tensor
+    advantages_B: torch.Tensor
+    row_ids_B: torch.Tensor
+    sampler_logprobs_BT: torch.Tensor
+    old_logprobs_BT: torch.Tensor | None = None
+    ref_logprobs_BT: torch.Tensor | None = None
+    loss_weights_BT: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows, length = self.input_ids_BL.shape
+        for name in ("completion_mask_BT", "sampler_logprobs_BT", "old_logprobs_BT", "ref_logprobs_BT"):
+            value = getattr(self, name)
+            assert value is None or value.shape == (rows, length - 1), (name, value.shape, (rows, length - 1))
+        assert self.advantages_B.shape == self.row_ids_B.shape == (rows,)
+
+    def __len__(self) -> int:
+        return self.input_ids_BL.shape[0]
+
+    @property
+    def lengths_B(self) -> torch.Tensor:
+        """Real tokens of each row: prompt and completion, without padding. int64."""
+        positions_T = torch.arange(1, self.completion_mask_BT.shape[1] + 1, device=self.completion_mask_BT.device)
+        return (self.completion_mask_BT * positions_T).amax(dim=1) + 1
+
+    def rows(self, index: torch.Tensor) -> TrainBatch:
+        """The rows named by `index` (int64), in that order, padding kept."""
+        picked = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value[index] for name, value in picked.items() if value is not None})
+
+    def trim(self) -> TrainBatch:
+        """Without the padding columns that no row of this batch uses."""
+        if not len(self):
+            return self
+        length = int(self.lengths_B.max())
+        picked = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {n: v[:, : length - n.endswith("_BT")] for n, v in picked.items() if v is not None and v.dim() == 2}
+        return replace(self, **cut)
+
+    def to(self, device: torch.device) -> TrainBatch:
+        picked = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: v.to(device) for n, v in picked.items() if v is not None})
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("a TrainBatch is not a sequence of rows: use rows(index)")

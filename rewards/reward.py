@@ -1,0 +1,49 @@
+"""What a reward function may return, and the words for what happened to one answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from data.problem import ToolkitError
+
+
+class RewardError(ToolkitError, RuntimeError):
+    """A reward function that raised, or returned something that is not one finite number (or None) per completion."""
+
+
+class Verdict(StrEnum):
+    """What became of one answer. `timeout` depends on the wall clock, so a run that saw one is not bit-reproducible."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    UNPARSED = "unparsed"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """The full form of a reward; a bare float or None is accepted wherever this is.
+
+    `score` drives the gradient (None: does not apply to this row), `correct` drives pass@k and filtering,
+    `verdict` and `reason` are counted and shown. A verdict of `error` masks the whole row out of its group.
+    """
+
+    score: float | None
+    correct: bool | None = None
+    verdict: Verdict | None = None
+    reason: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not math.isfinite(self.score):
+            raise RewardError(f"a reward must be finite or None, got {self.score}")
+
+
+RewardValue = float | None | Reward
