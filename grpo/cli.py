@@ -1,0 +1,96 @@
+"""The `grpo` command. Heavy imports stay inside the commands, so that `grpo --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from data.problem import ToolkitError
+
+LIBRARIES = (
+    "r1-toolkit", "torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pyarrow", "sympy",
+    "reasoning-gym", "trl", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0 done, 1 the reader of a pipe left, 2 a mistake in the call."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `grpo show RUN | head`: nobody reads on. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ToolkitError as error:
+        print(f"grpo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grpo", description="Look at runs of the DeepSeek-R1 recipe.")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+
+    show = _command(commands, "show", _show, "page through the completions of a run, with reward parts and verdicts")
+    show.add_argument("run_dir", metavar="RUN", type=Path, help="run folder (output_dir)")
+    show.add_argument("--step", type=int, help="update whose rollout to show (default: the newest)")
+    show.add_argument("--problem", metavar="ID", help="only completions of this problem")
+    show.add_argument("--limit", type=int, metavar="N", help="print at most N completions and exit")
+    show.add_argument("--plain", action="store_true", help="print and exit instead of paging (always so in a pipe)")
+
+    report = _command(commands, "report", _report, "write RUN/report.html anew from what the run has written so far")
+    report.add_argument("run_dir", metavar="RUN", type=Path, help="run folder (output_dir)")
+
+    _command(commands, "version", _version, "versions of this toolkit and the libraries it stands on")
+    _command(commands, "help", lambda _: parser.print_help(), "this text")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from grpo.show import show
+
+    show(
+        arguments.run_dir,
+        step=arguments.step,
+        problem=arguments.problem,
+        limit=arguments.limit,
+        plain=arguments.plain,
+    )
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from grpo.report import report_from_run
+
+    print(report_from_run(arguments.run_dir))
+
+
+def _version(_: argparse.Namespace) -> None:
+    print(f"{'python':<16} {sys.version.split()[0]}")
+    for library in LIBRARIES:
+        try:
+            print(f"{library:<16} {version(library)}")
+        except PackageNotFoundError:
+            print(f"{library:<16} not installed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What a run measures: `metrics.jsonl`, one JSON object per line, and one line of documentation per metric.
+
+Names are flat and TRL's where TRL has them. Metrics of a rollout appear on the first of its updates only; an
+evaluation may write a further line for a step that already has one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from grpo.files import write_text_atomic
+
+METRICS_FILE = "metrics.jsonl"
+
+# `<name>` stands for the name of a reward, `<verdict>` for one of rewards.reward.Verdict, `<k>` for a whole number.
+METRICS: dict[str, str] = {
+    "reward": "mean weighted reward of the rollout's completions; rows masked by a failed reward left out",
+    "reward_std": "standard deviation of the reward inside a group, mean over groups",
+    "rewards/<name>/mean": "mean un-weighted score of this reward over the completions it applies to",
+    "rewards/<name>/std": "standard deviation of this reward over the completions it applies to",
+    "verdicts/<name>/<verdict>": "completions of the rollout that this reward gave this verdict, count",
+    "solved_rate": "share of judged completions that are correct, 0 to 1",
+    "groups/no_signal": "share of groups whose completions all have the same reward and so teach nothing, 0 to 1",
+    "groups/dropped": "groups with fewer than two valid rows, left out of the update, count",
+    "completions/mean_length": "mean length of the completions, tokens",
+    "completions/min_length": "shortest completion, tokens",
+    "completions/max_length": "longest completion, tokens",
+    "completions/clipped_ratio": "share of completions cut off at max_completion_length, 0 to 1",
+    "loss": "value of the minimised objective; near 0 by construction, not a sign of progress",
+    "clip_ratio/low": "share of tokens with negative advantage whose ratio fell below 1 - epsilon, 0 to 1",
+    "clip_ratio/high": "share of tokens with positive advantage whose ratio rose above 1 + epsilon_high, 0 to 1",
+    "clip_ratio/region": "share of tokens clipped on either side, 0 to 1",
+    "kl": "estimated KL divergence from the reference per token (k3), nats; only with beta > 0",
+    "entropy": "entropy of the policy's next-token distribution, mean over completion tokens, nats",
+    "grad_norm": "global L2 norm of the gradient before clipping",
+    "learning_rate": "learning rate of this update",
+    "tokens_per_second": "completion tokens sampled and trained on per second of the rollout, all processes",
+    "step_time": "wall-clock time of this update with its share of sampling and scoring, seconds",
+    "seconds/sampling": "wall-clock time spent sampling completions, seconds",
+    "seconds/scoring": "wall-clock time spent in reward functions, seconds",
+    "seconds/update": "wall-clock time of forward, backward and optimizer, seconds",
+    "sampler_gap/mean": "mean absolute difference of sampler and trainer log-probability per token, nats",
+    "sampler_gap/max": "largest absolute difference of sampler and trainer log-probability of a token, nats",
+    "num_tokens": "prompt and completion tokens seen since the start of the run, count",
+    "rollout": "rounds of sampling finished before this one, count",
+    "epoch": "passes over the training problems, fractional",
+    "skipped_updates": "updates skipped because loss or gradient was not finite, since the start of the run, count",
+    "eval/pass@<k>": "chance that at least one of k samples of a held-out problem is correct, mean over problems",
+    "eval/maj@<k>": "share of held-out problems whose most frequent answer among k samples is correct, 0 to 1",
+    "eval/format_rate": "share of held-out completions in the required format, 0 to 1",
+    "eval/mean_length": "mean length of held-out completions, tokens",
+    "eval/clipped_ratio": "share of held-out completions cut off at max_completion_length, 0 to 1",
+}
+
+
+def describe(metric: str) -> str | None:
+    """The documentation of a metric by its full name, None for a name that has none."""
+    return next((text for pattern, text in METRICS.items() if _matcher(pattern).fullmatch(metric)), None)
+
+
+class MetricsLog:
+    """Appends to `<run_dir>/metrics.jsonl`. Used by the main process only."""
+
+    def __init__(self, run_dir: Path | str) -> None:
+        self.path = Path(run_dir) / METRICS_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line for update `step`; `time` is in seconds since 1970. NaN and infinity become null."""
+        line = {"step": step, "time": round(time.time(), 3)} | {name: _finite(v) for name, v in metrics.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines after `step`, and a last line cut off by a kill, so that a resumed run writes them anew."""
+        kept = [line for line in _read_lines(self.path) if line["step"] <= step]
+        write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_metrics(run_dir: Path | str) -> list[dict[str, float | None]]:
+    """The lines of a run in the order they were written; a last line cut off by a kill is left out."""
+    return _read_lines(Path(run_dir) / METRICS_FILE)
+
+
+def _read_lines(path: Path) -> list[dict[str, float | None]]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        last = [json.loads(line) for line in lines[-1:]]
+    except json.JSONDecodeError:
+        last = []
+    return [json.loads(line) for line in lines[:-1]] + last
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern).replace("<name>", r"[^/]+").replace("<verdict>", r"[a-z_]+")
+    return re.compile(escaped.replace("<k>", r"\d+"))
