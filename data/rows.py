@@ -1,0 +1,96 @@
+"""One row -> one problem. A row that cannot be trained on raises `RowError`, whose text is the reason to report."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from data.problem import Message, Problem
+from data.templates import Template, build_prompt
+
+
+class RowError(Exception):
+    """The reason, worded without the row's own values so that equal faults are counted together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFormat:
+    """Where a row keeps its prompt and answer, and how the prompt is shown to the model."""
+
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    template: Template = "chat"
+    system_prompt: str | None = None
+
+
+def to_problem(columns: Mapping[str, Any], fmt: RowFormat, *, id: str, source: str) -> Problem:
+    """Raises `RowError` when prompt or answer is missing, blank or of the wrong kind."""
+    question, prompt = _question_and_prompt(_present(columns, fmt.prompt_column), fmt)
+    answer = canonical_answer(_present(columns, fmt.answer_column))
+    others = {name: value for name, value in columns.items() if name != fmt.prompt_column}
+    return Problem(id=id, question=question, answer=answer, prompt=prompt, source=source, columns=others)
+
+
+def to_gsm8k_problem(columns: Mapping[str, Any], fmt: RowFormat, *, id: str, source: str) -> Problem:
+    """GSM8K's rows: `question`, and an `answer` whose last line is `#### 1,234`. The working stays as `rationale`."""
+    rationale, marker, final = str(_present(columns, "answer")).rpartition("####")
+    if not marker:
+        raise RowError("no final answer after ####")
+    answer = canonical_answer(final.replace(",", ""))
+    question, prompt = _question_and_prompt(_present(columns, "question"), fmt)
+    kept = {"answer": answer, "rationale": rationale.strip()}
+    return Problem(id=id, question=question, answer=answer, prompt=prompt, task="gsm8k", source=source, columns=kept)
+
+
+def canonical_answer(value: Any) -> str:
+    """Text without surrounding space; a whole number without a decimal point (145.0 -> "145"), others in full."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise RowError("blank answer")
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise RowError(f"answer is a {type(value).__name__}, not text or a number")
+    if not math.isfinite(value):
+        raise RowError("answer is NaN or infinite")
+    number = Decimal(str(value))  # through str: the shortest decimal that means this float
+    return str(int(number)) if number == number.to_integral_value() else format(number.normalize(), "f")
+
+
+def normalised(question: str) -> str:
+    """The question as it counts for "have we seen this before": lower case, single spaces."""
+    return re.sub(r"\s+", " ", question.lower()).strip()
+
+
+def _present(columns: Mapping[str, Any], name: str) -> Any:
+    if columns.get(name) is None:
+        raise RowError(f"no value in column {name!r} (the row has: {', '.join(columns)})")
+    return columns[name]
+
+
+def _question_and_prompt(value: Any, fmt: RowFormat) -> tuple[str, str | list[Message]]:
+    if isinstance(value, list):
+        messages = _checked_messages(value)
+        return messages[-1]["content"], messages
+    if not isinstance(value, str):
+        raise RowError(f"prompt is a {type(value).__name__}, not text or a list of messages")
+    if not value.strip():
+        raise RowError("blank prompt")
+    return value, build_prompt(value, template=fmt.template, system_prompt=fmt.system_prompt)
+
+
+def _checked_messages(value: list[Any]) -> list[Message]:
+    """An optional system turn, then user and assistant by turns, a user turn last; other keys of a turn are dropped."""
+    if not all(isinstance(turn, dict) and isinstance(turn.get("content"), str) for turn in value):
+        raise RowError("a message is not {role, content} with text content")
+    if not all(turn["content"].strip() for turn in value):
+        raise RowError("a message is blank")
+    roles = [turn.get("role") for turn in value]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    expected = ["user", "assistant"] * (len(turns) // 2) + ["user"]
+    if turns != expected:
+        raise RowError("roles are not [system,] user, assistant, ..., user")
+    return [{"role": turn["role"], "content": turn["content"]} for turn in value]

@@ -1,0 +1,123 @@
+"""`dataset_name` -> problems: reasoning-gym tasks, GSM8K, files, folders and Hub datasets through one function."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.gym import load_gym
+from data.problem import DataError, Problem
+from data.readers import read_rows
+from data.report import BadRow, LoadedProblems, LoadReport, describe
+from data.rows import RowError, RowFormat, to_gsm8k_problem, to_problem
+from data.templates import Template
+
+Filter = Callable[[Problem], bool]
+
+
+def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its order
+    name: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    kwargs: dict[str, Any] | None = None,
+    prompt_column: str = "prompt",
+    answer_column: str = "answer",
+    template: Template = "chat",
+    system_prompt: str | None = None,
+    filter_path: str | None = None,
+    allow_bad_rows: bool = False,
+) -> LoadedProblems:
+    """Every problem of one split, in the order of the rows.
+
+    `name`: `gym:<task>` (`kwargs`: see `load_gym`), `gsm8k:<path or Hub id>`, a .jsonl, .json or .parquet path
+    (`{split}` in it is replaced), a folder, or a Hub id. The prompt column holds text, or chat messages that are used
+    as they are. Raises `DataError` for rows that cannot be trained on (unless `allow_bad_rows`, which drops them) and when
+    no problem is left.
+    """
+    fmt = RowFormat(
+        prompt_column=prompt_column, answer_column=answer_column, template=template, system_prompt=system_prompt
+    )
+    kind, _, rest = name.partition(":")
+    if kind == "gym":
+        loaded = load_gym(rest, split=split, template=template, system_prompt=system_prompt, **(kwargs or {}))
+    elif kwargs:
+        raise DataError(f"dataset_kwargs {sorted(kwargs)} are settings of a gym: task; {name!r} takes none")
+    elif kind == "gsm8k":
+        loaded = _load_rows(rest, fmt, to_gsm8k_problem, config=config, split=split)
+    else:
+        loaded = _load_rows(name, fmt, to_problem, config=config, split=split)
+    return _checked(_filtered(loaded, filter_path), allow_bad_rows)
+
+
+def resolve_filter(path: str) -> Filter:
+    """The function that `package.module:function` names. Raises `DataError` when there is none."""
+    module, _, function = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"dataset_filter {path!r} is not package.module:function ({error})") from error
+
+
+def _load_rows(
+    name: str, fmt: RowFormat, make: Callable[..., Problem], *, config: str | None, split: str
+) -> LoadedProblems:
+    made: list[tuple[str, Problem]] = []
+    bad_rows: list[BadRow] = []
+    stem = Path(name.replace("{split}", split)).name
+    for row in read_rows(name, config=config, split=split):
+        if isinstance(row, BadRow):
+            bad_rows.append(row)
+            continue
+        try:
+            id = f"{stem}:{row.place.split()[1]}"
+            made.append((row.place, make(row.columns, fmt, id=id, source=name)))
+        except RowError as error:
+            bad_rows.append(BadRow(place=row.place, reason=str(error)))
+    rows_read = len(made) + len(bad_rows)
+    problems, conflicts = _without_conflicts(made)
+    report = LoadReport(
+        source=name, split=split, rows_read=rows_read, kept=len(problems), bad_rows=(*bad_rows, *conflicts)
+    )
+    return LoadedProblems(problems=problems, report=report)
+
+
+def _without_conflicts(made: Sequence[tuple[str, Problem]]) -> tuple[list[Problem], list[BadRow]]:
+    """Rows that ask the same and disagree about the answer: nobody can tell which is right, so all of them go."""
+    answers = defaultdict(set)
+    for _, problem in made:
+        answers[json.dumps(problem.prompt)].add(problem.answer)
+    clear, conflicts = [], []
+    for place, problem in made:
+        if len(answers[json.dumps(problem.prompt)]) == 1:
+            clear.append(problem)
+        else:
+            conflicts.append(BadRow(place=place, reason="same prompt as another row, with another answer"))
+    return clear, conflicts
+
+
+def _filtered(loaded: LoadedProblems, path: str | None) -> LoadedProblems:
+    if path is None:
+        return loaded
+    wanted = resolve_filter(path)
+    kept = [problem for problem in loaded.problems if wanted(problem)]
+    report = replace(loaded.report, kept=len(kept), filtered=len(loaded.problems) - len(kept), filter_path=path)
+    return LoadedProblems(problems=kept, report=report)
+
+
+def _checked(loaded: LoadedProblems, allow_bad_rows: bool) -> LoadedProblems:
+    report = loaded.report
+    if report.bad_rows and not allow_bad_rows:
+        raise DataError(
+            f"{report.source} ({report.split}): {len(report.bad_rows)} of {report.rows_read} rows cannot be trained "
+            f"on:\n{describe(report.bad_rows)}\nCorrect them, name the right columns (dataset_prompt_column, "
+            f"dataset_answer_column), or set `allow_bad_rows: true` to drop them."
+        )
+    if not loaded.problems:
+        raise DataError(f"no problem is left to train on. What became of the rows:\n{report}")
+    return loaded
