@@ -27,7 +27,7 @@ def seal(folder: Path, step: int) -> None:
     present = _inventory(folder)
     files = {name: _fingerprint(path) for name, path in present.items()}
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"schema": SCHEMA, "step": step, "files": files}, indent=1) + "\n")
+    manifest.write_text(json.dumps({"schema": SCHEMA, "step": step, "files": files}, indent=1))
     for path in (*present.values(), manifest):
         os.chmod(path, manifest.stat().st_mode)  # safetensors makes files that only their owner can read
         fsync(path)
