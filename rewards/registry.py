@@ -1,0 +1,174 @@
+"""From what a YAML file says about a reward to a callable: names, dotted paths, arguments, weights."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rewards.reward import RewardError
+
+RewardCallable = Callable[..., Any]
+RewardSpec = str | Mapping[str, Any] | RewardCallable
+F = TypeVar("F", bound=Callable[..., Any])
+
+BUILT_IN = {
+    "accuracy": "rewards.accuracy:Accuracy",
+    "format": "rewards.format:Format",
+    "gym": "rewards.gym:Gym",
+}
+_registered: dict[str, Callable[..., Any]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardFunction:
+    """One line of `reward_funcs`, ready to be called. Weight 0: a metric, logged but never part of the sum."""
+
+    name: str
+    call: RewardCallable
+    weight: float = 1.0
+
+
+def reward(name: str) -> Callable[[F], F]:
+    """Make a reward function (or a class whose instances are one) known to `reward_funcs` under `name`.
+
+    The module has to be imported for that: name it once by path (`my_pkg.rewards:function`), its other names follow.
+    Raises RewardError if the name is taken by other code.
+    """
+
+    def register(function: F) -> F:
+        known = _registered.get(name)
+        if name in BUILT_IN or (known is not None and _origin(known) != _origin(function)):
+            owner = BUILT_IN.get(name) or ":".join(_origin(_registered[name]))
+            raise RewardError(
+                f"the reward name {name!r} is taken by {owner}: choose another for {_origin(function)[1]}"
+            )
+        _registered[name] = function
+        return function
+
+    return register
+
+
+def resolve(reward_funcs: Sequence[RewardSpec], reward_weights: Sequence[float] | None = None) -> list[RewardFunction]:
+    """The functions of `reward_funcs` in order.
+
+    Each entry is a name, `package.module:function` (or TRL's `package.module.function`), a mapping
+    `{name: ..., weight: 1.0, **arguments of a factory}`, or a callable. `reward_weights` is TRL's parallel list.
+    Raises RewardError for an unknown or repeated name, a path that cannot be imported, arguments that do not fit,
+    and a weight that is not a finite number of at least 0.
+    """
+    if isinstance(reward_funcs, str) or not reward_funcs:
+        raise RewardError(f"reward_funcs must be a non-empty list of names, paths or mappings, got {reward_funcs!r}")
+    entries = [_split(entry) for entry in reward_funcs]
+    for target, _, _ in entries:
+        if isinstance(target, str) and _is_path(target):
+            _import(target)  # first, so that the names these modules register are known whatever the order
+    weights = _weights(entries, reward_weights)
+    functions = [
+        _build(target, arguments, weight) for (target, _, arguments), weight in zip(entries, weights, strict=True)
+    ]
+    names = [function.name for function in functions]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise RewardError(f"reward_funcs names {', '.join(repeated)} more than once; each reward may appear once")
+    return functions
+
+
+def callable_name(function: Callable[..., Any]) -> str:
+    """TRL's display name: `__name__`, through partials, else the class of a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _split(entry: RewardSpec) -> tuple[str | RewardCallable, float | None, dict[str, Any]]:
+    if isinstance(entry, str) or callable(entry):
+        return entry, None, {}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise RewardError(f"an entry of reward_funcs is a name, a path, or a mapping with a `name`; got {entry!r}")
+    arguments = {key: value for key, value in entry.items() if key not in ("name", "weight")}
+    return entry["name"], entry.get("weight"), arguments
+
+
+def _weights(entries: Sequence[tuple[Any, float | None, Any]], reward_weights: Sequence[float] | None) -> list[float]:
+    own = [weight for _, weight, _ in entries]
+    if reward_weights is not None:
+        if len(reward_weights) != len(entries):
+            raise RewardError(f"{len(reward_weights)} reward_weights for {len(entries)} reward_funcs: give one each")
+        if any(weight is not None for weight in own):
+            raise RewardError("weights are given both in reward_funcs and in reward_weights: keep one of the two")
+        own = list(reward_weights)
+    weights = [1.0 if weight is None else weight for weight in own]
+    for (target, _, _), weight in zip(entries, weights, strict=True):
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            raise RewardError(f"the weight of {target} must be a finite number of at least 0, got {weight!r}")
+    return [float(weight) for weight in weights]
+
+
+def _build(target: str | RewardCallable, arguments: Mapping[str, Any], weight: float) -> RewardFunction:
+    found = _find(target) if isinstance(target, str) else target
+    name = target if isinstance(target, str) and not _is_path(target) else _name_of(found)
+    if arguments and not _is_factory(found, arguments):
+        raise RewardError(f"{name} is a reward function, not a factory, so it takes no arguments: {dict(arguments)}")
+    call = _make(found, name, arguments) if _is_factory(found, arguments) else found
+    if not callable(call):
+        raise RewardError(f"{name} gave {type(call).__name__}, which cannot be called as a reward function")
+    return RewardFunction(name=name, call=call, weight=weight)
+
+
+def _make(factory: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> RewardCallable:
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        allowed = inspect.signature(factory)
+        raise RewardError(f"the arguments {dict(arguments)} do not fit {name}{allowed}: {error}") from error
+    return factory(**arguments)
+
+
+def _is_factory(target: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
+    """A class is a factory; so is a function that takes neither completions nor, unless given arguments, any keyword"""
+    if inspect.isclass(target) or not inspect.isfunction(target):
+        return inspect.isclass(target)
+    parameters = inspect.signature(target).parameters
+    if {"completions", "completion_ids"} & parameters.keys():
+        return False
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return bool(arguments) or not takes_any
+
+
+def _find(target: str) -> Callable[..., Any]:
+    if target in _registered:
+        return _registered[target]
+    if target in BUILT_IN:
+        return _import(BUILT_IN[target])
+    if _is_path(target):
+        return _import(target)
+    known = sorted([*BUILT_IN, *_registered])
+    near = difflib.get_close_matches(target, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    raise RewardError(f"unknown reward {target!r}: {hint} Your own function goes in as package.module:function")
+
+
+def _is_path(target: str) -> bool:
+    return target not in _registered and (":" in target or "." in target)
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RewardError(f"cannot load the reward {path!r} (package.module:function): {error}") from error
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return next((name for name, known in _registered.items() if known is function), callable_name(function))
+
+
+def _origin(function: Callable[..., Any]) -> tuple[str, str]:
+    return getattr(function, "__module__", "?"), getattr(function, "__qualname__", callable_name(function))

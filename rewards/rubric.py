@@ -1,0 +1,174 @@
+"""All rewards of a run, applied to a batch of completions: scores, weighted sums and everything worth logging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewards.invoke import Inputs, call_all, required_names
+from rewards.registry import RewardFunction, RewardSpec, resolve
+from rewards.returned import FLOAT32_MAX, as_rewards
+from rewards.reward import Reward, RewardError, Verdict
+
+NOT_PASSED_ON = ("prompt", "completion", "completion_ids")
+RESERVED = ("prompts", "completions", "trainer_state", "log_extra", "log_metric")
+MASKED = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRows:
+    """What the rubric says about a batch; every list has one entry per completion row.
+
+    rewards: weighted sum of the parts that applied, NaN where the row is masked. correct: from the first function
+    that judged the row. parts: un-weighted scores by reward name, None where the reward does not apply.
+    extra: columns for the completions table, `log_extra`'s by their own name, `Reward.extra`'s as `reward/key`.
+    metrics: `log_metric` values as (sum, count), so that they can be added over ranks before dividing.
+    seconds: wall time of each function.
+    """
+
+    rewards: list[float]
+    correct: list[bool | None]
+    parts: dict[str, list[float | None]]
+    verdicts: dict[str, list[Verdict | None]]
+    reasons: dict[str, list[str]]
+    extra: dict[str, list[Any]]
+    metrics: dict[str, tuple[float, int]]
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Log:
+    """Where log_extra and log_metric write."""
+
+    rows: int
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def log_extra(self, column: str, values: Sequence[Any]) -> None:
+        if len(values) != self.rows:
+            raise ValueError(f"log_extra({column!r}) got {len(values)} values for {self.rows} completions")
+        self.extra[column] = list(values)
+
+    def log_metric(self, name: str, value: float) -> None:
+        total, count = self.metrics.get(name, (0.0, 0))
+        self.metrics[name] = (total + float(value), count + 1)
+
+
+class Rubric:
+    """The reward functions of a run with their weights, called as TRL 1.16 calls them.
+
+    Two departures from TRL, repeated by `announcements()`. A None means that the reward does not apply to this row and
+    is left out of the row's sum (TRL counts it as 0 next to other rewards). A NaN is an error, never a skip.
+    A row is valid when at least one function of positive weight applied and none of those gave the verdict `error`;
+    otherwise its reward is NaN and the caller keeps it out of the group.
+    """
+
+    def __init__(self, functions: Sequence[RewardFunction]) -> None:
+        self.functions = tuple(functions)
+
+    @classmethod
+    def from_config(cls, reward_funcs: Sequence[RewardSpec], reward_weights: Sequence[float] | None = None) -> Rubric:
+        """See `rewards.registry.resolve` for what the two may hold. Raises RewardError."""
+        return cls(resolve(reward_funcs, reward_weights))
+
+    @property
+    def names(self) -> list[str]:
+        return [function.name for function in self.functions]
+
+    def announcements(self) -> list[str]:
+        """What somebody coming from TRL has to know, to be printed once at the start."""
+        lines = [
+            "rewards: None means 'does not apply' and is left out of the row's sum (TRL counts it as 0 beside others)",
+            "rewards: NaN from a reward function is an error here (TRL skips the row)",
+        ]
+        metrics = [function.name for function in self.functions if function.weight == 0]
+        return lines + [f"rewards: {name} has weight 0: it is logged and never part of the sum" for name in metrics]
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Refuse, before anything is sampled, data that lacks a column a function asks for. Raises RewardError."""
+        present = set(columns) - set(NOT_PASSED_ON)
+        for function in self.functions:
+            missing = required_names(function.call) - present - {*RESERVED, "completion_ids"}
+            if missing:
+                raise RewardError(_lacks(function.name, sorted(missing), present))
+            if hasattr(function.call, "check_columns"):
+                function.call.check_columns(present)
+
+    def score(
+        self,
+        *,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        columns: Mapping[str, Sequence[Any]],
+        trainer_state: Any,
+        step: int,
+    ) -> ScoredRows:
+        """Score B completions. Prompts and completions are strings or lists of messages, `completion_ids` is free of
+        padding, `columns` are the dataset's other columns, repeated per completion; `step` names the rollout in errors.
+
+        Raises RewardError when a function raises or breaks the return contract; KeyboardInterrupt passes.
+        """
+        log = _Log(rows=len(completions))
+        rows = _rows(prompts, completions, completion_ids, columns)
+        shared = {"trainer_state": trainer_state, "log_extra": log.log_extra, "log_metric": log.log_metric}
+        self.check_columns(columns)
+        outcomes = call_all(self.functions, Inputs(rows=rows, shared=shared), step) if completions else []
+        results = {
+            function.name: as_rewards(outcome.value, len(completions), f"reward {function.name!r} at step {step}")
+            for function, outcome in zip(self.functions, outcomes, strict=bool(completions))
+        }
+        seconds = {name: outcome.seconds for name, outcome in zip(results, outcomes, strict=True)}
+        return self._combine(results, log, seconds)
+
+    def _combine(self, results: Mapping[str, list[Reward]], log: _Log, seconds: dict[str, float]) -> ScoredRows:
+        weighted = [(results[f.name], f.weight) for f in self.functions if f.weight > 0 and f.name in results]
+        return ScoredRows(
+            rewards=[_total([(rewards[row], weight) for rewards, weight in weighted]) for row in range(log.rows)],
+            correct=[_judgement([rewards[row] for rewards in results.values()]) for row in range(log.rows)],
+            parts={name: [reward.score for reward in rewards] for name, rewards in results.items()},
+            verdicts={name: [reward.verdict for reward in rewards] for name, rewards in results.items()},
+            reasons={name: [reward.reason for reward in rewards] for name, rewards in results.items()},
+            extra=log.extra | _extra_columns(results),
+            metrics=log.metrics,
+            seconds=seconds,
+        )
+
+
+def _rows(prompts: Any, completions: Any, completion_ids: Any, columns: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    if clash := sorted(set(RESERVED) & set(columns)):
+        raise RewardError(f"the data has columns that reward functions know by another meaning; rename {clash}")
+    passed_on = {name: values for name, values in columns.items() if name not in NOT_PASSED_ON}
+    rows = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **passed_on}
+    if wrong := {name: len(values) for name, values in rows.items() if len(values) != len(completions)}:
+        raise RewardError(
+            f"{len(completions)} completions, but other lengths in {wrong}: give one entry per completion"
+        )
+    return rows
+
+
+def _total(parts: Sequence[tuple[Reward, float]]) -> float:
+    applied = [weight * reward.score for reward, weight in parts if reward.score is not None]
+    if not applied or any(reward.verdict is Verdict.ERROR for reward, _ in parts):
+        return MASKED
+    total = sum(applied)
+    if abs(total) > FLOAT32_MAX:
+        raise RewardError(f"the weighted sum of a row is {total}, not finite in float32: lower the weights")
+    return total
+
+
+def _judgement(rewards: Sequence[Reward]) -> bool | None:
+    return next((bool(reward.correct) for reward in rewards if reward.correct is not None), None)
+
+
+def _extra_columns(results: Mapping[str, list[Reward]]) -> dict[str, list[Any]]:
+    return {
+        f"{name}/{key}": [reward.extra.get(key) for reward in rewards]
+        for name, rewards in results.items()
+        for key in sorted({key for reward in rewards for key in reward.extra})
+    }
+
+
+def _lacks(name: str, missing: Sequence[str], present: Iterable[str]) -> str:
+    return f"reward {name!r} needs the column {', '.join(missing)}; the data has {sorted(present)}"
