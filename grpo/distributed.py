@@ -1,0 +1,176 @@
+"""Every collective of the project, and the only place that knows how many processes there are.
+
+Parameters are either replicated (one process, or several that sum their gradients after the last micro-batch) or
+sharded with torch's `fully_shard`. accelerate starts the processes and owns device and trackers; it wraps nothing, so a
+process may run any number of micro-batches and no divisibility rule exists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from torch import nn
+
+from grpo.errors import ConfigError
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dist:
+    """This process's place among the others. `sharded`: parameters are DTensors (FSDP2)."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
+    sharded: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over processes, same shape and dtype, on every process."""
+        return self._all_reduce(values, "SUM")
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        return self._all_reduce(values, "MAX")
+
+    def _all_reduce(self, values: torch.Tensor, op: str) -> torch.Tensor:
+        if self.world == 1:
+            return values
+        values = values.detach().clone().to(self.device)
+        torch_dist.all_reduce(values, op=getattr(torch_dist.ReduceOp, op))
+        return values
+
+    def max_int(self, value: int) -> int:
+        return int(self.max(torch.tensor(value, dtype=torch.int64)).item())
+
+    def sum_int(self, value: int) -> int:
+        return int(self.sum(torch.tensor(value, dtype=torch.int64)).item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Everybody's value, in rank order, on every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch_dist.all_gather_object(values, value)
+        return values
+
+    def in_order(self, positions: Sequence[int], items: Sequence[Any]) -> list[Any]:
+        """Everybody's items, one per position, in the order of their positions, on every process."""
+        parts = self.gather(list(zip(positions, items, strict=True)))
+        return [item for _, item in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            torch_dist.barrier()
+
+    def mine(self, count: int) -> list[int]:
+        """Which of `count` items this process handles: every world-th, so that any count works."""
+        return list(range(self.rank, count, self.world))
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate gradients of this process's share of a loss that is a sum over all processes."""
+        (loss * self.world if self.sharded else loss).backward()
+
+    @contextmanager
+    def gradient_sync(self, model: nn.Module, *, enabled: bool) -> Iterator[None]:
+        """Sharded parameters reduce their gradients inside backward, but only in the last micro-batch."""
+        if self.sharded:
+            model.set_requires_gradient_sync(enabled)
+        yield
+
+    def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """After the last micro-batch: replicated parameters add up their gradients in one flat all-reduce."""
+        if self.world == 1 or self.sharded:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
+        torch_dist.all_reduce(flat)
+        for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad.copy_(piece.view_as(parameter))
+
+    def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> float:
+        """Clip to `max_norm` (0: only measure) and return the norm before clipping, the same on every process."""
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def start(*, log_with: list[str], project_dir: str | None) -> tuple[Dist, Any]:
+    """Start accelerate, check that it started what the launch file asked for, and return (Dist, Accelerator).
+
+    Raises ConfigError where launcher and process group disagree: accelerate then runs independent copies that would
+    write the same folder.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    refuse_unsupported_launch(os.environ)
+    cpu = not torch.cuda.is_available()
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="no",
+        log_with=log_with or None,
+        project_dir=project_dir,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
+    )
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != accelerator.num_processes:
+        raise ConfigError(
+            f"the launcher started {asked} processes but accelerate formed a group of {accelerator.num_processes}: "
+            "use recipes/accelerate/ddp.yaml or fsdp2.yaml, which work with and without GPUs"
+        )
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and asked > 1
+    place = Dist(
+        rank=accelerator.process_index, world=accelerator.num_processes, device=accelerator.device, sharded=sharded
+    )
+    return place, accelerator
+
+
+def refuse_unsupported_launch(env: Any) -> None:
+    """Launch files that cannot give what they promise are refused before anything is loaded."""
+    if env.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError(
+            "the launch file asks for DeepSpeed, which steps the optimizer inside backward; not supported yet: "
+            "use recipes/accelerate/fsdp2.yaml"
+        )
+    if env.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and env.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("the launch file asks for FSDP version 1: set `fsdp_version: 2` in its fsdp_config")
+    if "MASTER_ADDR" in env and "WORLD_SIZE" not in env and "ACCELERATE_MIXED_PRECISION" in env:
+        raise ConfigError(
+            "the launch file asks for several processes, but the launcher started one (accelerate does that for "
+            "MULTI_CPU files and for `--cpu`): use recipes/accelerate/ddp.yaml, which also works without a GPU"
+        )
+
+
+def shard(model: nn.Module) -> nn.Module:
+    """Shard the parameters over all processes with `fully_shard`, one unit per decoder layer.
+
+    Raises ConfigError if a parameter did not become a DTensor.
+    """
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    for layer in decoder_layers(model):
+        fully_shard(layer)
+    fully_shard(model)
+    plain = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
+    if plain:
+        raise ConfigError(f"these parameters were not sharded: {', '.join(plain[:5])}")
+    return model
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a transformers model, by the class names it declares as unsplittable."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names]

@@ -1,0 +1,94 @@
+"""Held-out evaluation: several samples per problem, and what they say about the policy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from math import comb
+from statistics import fmean
+from typing import Any
+
+from data.problem import Problem
+from grpo.config import EvalConfig, SamplingConfig
+from grpo.distributed import Dist
+from grpo.policy.load import Policy
+from grpo.sampling.reference import ReferenceSampler
+from grpo.scoring import score_groups
+from grpo.types import ScoredGroup
+from rewards.format import is_well_formed
+from rewards.math.extract import extract_answer
+from rewards.math.normalize import normalize
+from rewards.rubric import Rubric
+
+PASS_AT = 8
+
+
+def evaluate(
+    policy: Policy,
+    problems: Sequence[Problem],
+    rubric: Rubric,
+    *,
+    sampling: SamplingConfig,
+    cfg: EvalConfig,
+    dist: Dist,
+    trainer_state: Any,
+) -> tuple[dict[str, float], list[ScoredGroup]]:
+    """Sample every problem `cfg.eval_samples` times; metrics over all processes, and everybody's groups in order.
+
+    The draws depend on `cfg.eval_seed` alone, so two evaluations of the same weights agree.
+    """
+    settings = replace(
+        sampling,
+        num_generations=cfg.eval_samples,
+        temperature=cfg.eval_temperature,
+        top_p=cfg.eval_top_p,
+        top_k=0,
+        min_p=None,
+    )
+    sampler = ReferenceSampler(policy, settings, seed=cfg.eval_seed, synced=dist.sharded)
+    positions = dist.mine(len(problems))
+    groups = sampler.sample([problems[p] for p in positions], positions=positions, round_key=0)
+    scored, _ = score_groups(groups, rubric, trainer_state=trainer_state, step=trainer_state.global_step)
+    everybody = dist.in_order(positions, scored)
+    return accuracy_metrics(everybody), everybody
+
+
+def accuracy_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """pass@1 (mean over the samples), pass@k, majority vote, format rate, mean length (tokens), share cut off."""
+    size = len(scored[0].group)
+    rollouts = [rollout for group in scored for rollout in group.group.rollouts]
+    k = min(PASS_AT, size)
+    return {
+        "pass@1": fmean(fmean(_correct(group)) for group in scored),
+        f"pass@{k}": fmean(pass_at_k(size, sum(_correct(group)), k) for group in scored),
+        f"maj@{size}": fmean(majority_is_correct(group) for group in scored),
+        "format_rate": fmean(is_well_formed(rollout.text) for rollout in rollouts),
+        "mean_length": fmean(len(rollout.completion_ids) for rollout in rollouts),
+        "clipped_ratio": fmean(rollout.truncated for rollout in rollouts),
+        "problems": len(scored),
+        "samples": size,
+    }
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that k of n samples, drawn without replacement, hold a correct one: 1 - C(n - c, k) / C(n, k).
+
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374), eq. 1.
+    """
+    return 1.0 - comb(n - correct, k) / comb(n, k)
+
+
+def majority_is_correct(scored: ScoredGroup) -> bool:
+    """Whether the most frequent extracted answer (the earliest of equals) was judged correct; no answer, no vote."""
+    answers = [extract_answer(rollout.text) for rollout in scored.group.rollouts]
+    votes = Counter(normalize(answer) for answer in answers if answer is not None)
+    if not votes:
+        return False
+    winner = votes.most_common(1)[0][0]
+    first = next(i for i, answer in enumerate(answers) if answer is not None and normalize(answer) == winner)
+    return bool(scored.correct_G[first])
+
+
+def _correct(scored: ScoredGroup) -> list[bool]:
+    return [bool(correct) for correct in scored.correct_G]

@@ -1,0 +1,161 @@
+"""The policy: a causal language model with its tokenizer, loaded, adapted and ready to sample from and to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.problem import Message
+from grpo.config import AdapterConfig, ModelConfig
+from grpo.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A model and everything needed to talk to it. The weights are fp32; `compute_dtype` is autocast's."""
+
+    model: nn.Module
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    device: torch.device
+    compute_dtype: torch.dtype = torch.float32
+
+    def encode_prompt(self, prompt: str | list[Message]) -> list[int]:
+        """Token ids of a prompt: plain text as it is, messages through the chat template."""
+        return encode_prompt(self.tokenizer, prompt)
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Low precision for the forward pass only; the weights stay what they are."""
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.autocast():
+                yield
+        finally:
+            self.model.train(was_training)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def encode_prompt(tokenizer: Any, prompt: str | list[Message]) -> list[int]:
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "the prompts are chat messages but the tokenizer has no chat template: "
+            "set `prompt_template: r1_zero` or `plain`, or give `chat_template`"
+        )
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def load_tokenizer(cfg: ModelConfig) -> Any:
+    """The tokenizer with the recipe's chat template and end token; left-padding, with a pad token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        cfg.model_name_or_path,
+        revision=cfg.model_revision,
+        trust_remote_code=cfg.trust_remote_code,
+        padding_side="left",
+    )
+    if cfg.chat_template is not None:
+        tokenizer.chat_template = cfg.chat_template
+    if cfg.eos_token is not None:
+        if tokenizer.convert_tokens_to_ids(cfg.eos_token) in (None, tokenizer.unk_token_id):
+            raise ConfigError(f"eos_token {cfg.eos_token!r} is not in the tokenizer's vocabulary")
+        tokenizer.eos_token = cfg.eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model_config(cfg: ModelConfig) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        cfg.model_name_or_path, revision=cfg.model_revision, trust_remote_code=cfg.trust_remote_code
+    )
+
+
+def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]:
+    """Every id that ends a completion: the tokenizer's and all that the model declares."""
+    declared = getattr(generation_config, "eos_token_id", None)
+    declared = declared if isinstance(declared, (list, tuple)) else [declared]
+    ids = {tokenizer.eos_token_id, *declared} - {None}
+    if not ids:
+        raise ConfigError("neither tokenizer nor model names an end-of-sequence token: set `eos_token`")
+    return tuple(sorted(ids))
+
+
+def load_policy(cfg: ModelConfig, adapter: AdapterConfig, *, device: torch.device, seed: int = 0) -> Policy:
+    """Load (or, with `init_random`, build) the model in fp32, add LoRA if asked for, and move it to `device`."""
+    tokenizer = load_tokenizer(cfg)
+    model = _build(cfg, seed) if cfg.init_random else _load(cfg)
+    eos_ids = stop_token_ids(tokenizer, getattr(model, "generation_config", None))
+    if cfg.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if adapter.use_peft:
+        model = _with_lora(model, adapter, seed, cfg.gradient_checkpointing)
+    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda")
+    return Policy(
+        model=model.to(device).train(),
+        tokenizer=tokenizer,
+        eos_ids=eos_ids,
+        pad_id=tokenizer.pad_token_id,
+        device=device,
+        compute_dtype=torch.bfloat16 if bf16 else torch.float32,
+    )
+
+
+def _load(cfg: ModelConfig) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        cfg.model_name_or_path,
+        revision=cfg.model_revision,
+        trust_remote_code=cfg.trust_remote_code,
+        attn_implementation=cfg.attn_implementation,
+        dtype=torch.float32,
+    )
+
+
+def _build(cfg: ModelConfig, seed: int) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = load_model_config(cfg)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=cfg.attn_implementation).float()
+
+
+def _with_lora(model: nn.Module, adapter: AdapterConfig, seed: int, checkpointing: bool) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    if checkpointing:
+        model.enable_input_require_grads()
+    settings = LoraConfig(
+        r=adapter.lora_r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=adapter.lora_target_modules,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, settings)

@@ -1,0 +1,171 @@
+"""From a config to the parts of a run: problems, policy, optimizer, schedule, rewards, sampler."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.problem import Problem
+from data.sources import load_problems
+from grpo.checkpoint import Checkpoint
+from grpo.config import DataConfig, OptimConfig, RunConfig
+from grpo.distributed import Dist, shard
+from grpo.errors import ConfigError
+from grpo.files import write_json_atomic
+from grpo.parse import write_config
+from grpo.policy.load import Policy, encode_prompt, load_policy
+from grpo.policy.reference import Reference
+from grpo.sampling.reference import ReferenceSampler
+from grpo.step import Learner
+from grpo.training_state import load_adapter
+from rewards.rubric import Rubric
+
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "sympy", "reasoning-gym", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problems:
+    """What a run trains and is tested on; `notes` are the loaders' reports for a person."""
+
+    train: list[Problem]
+    test: list[Problem]
+    notes: list[str]
+
+
+def load_data(cfg: RunConfig, tokenizer: Any) -> Problems:
+    """Train problems, and held-out ones where evaluation is asked for; over-long prompts are dropped and counted."""
+    notes: list[str] = []
+    train = _load_split(cfg.data, cfg.data.dataset_train_split, tokenizer, notes)
+    wants_eval = cfg.eval.eval_steps or cfg.eval.eval_on_start or cfg.eval.eval_on_end
+    test: list[Problem] = []
+    if wants_eval:
+        if cfg.data.dataset_test_split is None:
+            raise ConfigError("evaluation is on but `dataset_test_split` is not set")
+        test = _load_split(cfg.data, cfg.data.dataset_test_split, tokenizer, notes)[: cfg.eval.eval_problems]
+    return Problems(train=train, test=test, notes=notes)
+
+
+def _load_split(cfg: DataConfig, split: str, tokenizer: Any, notes: list[str]) -> list[Problem]:
+    loaded = load_problems(
+        cfg.dataset_name,
+        config=cfg.dataset_config,
+        split=split,
+        kwargs=cfg.dataset_kwargs,
+        prompt_column=cfg.dataset_prompt_column,
+        answer_column=cfg.dataset_answer_column,
+        template=cfg.prompt_template,
+        system_prompt=cfg.system_prompt,
+        filter_path=cfg.dataset_filter,
+        allow_bad_rows=cfg.allow_bad_rows,
+    )
+    notes.append(f"{split}: {loaded.report}")
+    if cfg.max_prompt_length is None:
+        return loaded.problems
+    kept = [p for p in loaded.problems if len(encode_prompt(tokenizer, p.prompt)) <= cfg.max_prompt_length]
+    dropped = len(loaded.problems) - len(kept)
+    if dropped:
+        notes.append(f"{split}: {dropped} prompts over max_prompt_length={cfg.max_prompt_length} tokens were dropped")
+    if not kept:
+        raise ConfigError(f"no prompt of {split} fits into max_prompt_length={cfg.max_prompt_length} tokens")
+    return kept
+
+
+def build_policy(cfg: RunConfig, dist: Dist, checkpoint: Checkpoint | None) -> Policy:
+    """The policy on this process's device, with the checkpoint's weights where there is one, sharded if asked for."""
+    model_cfg, adapter = cfg.model, cfg.adapter
+    if checkpoint is not None and not adapter.use_peft:
+        model_cfg = replace(model_cfg, model_name_or_path=str(checkpoint.path), init_random=False)
+    policy = load_policy(model_cfg, adapter, device=dist.device, seed=cfg.output.seed)
+    if checkpoint is not None and adapter.use_peft:
+        load_adapter(policy, checkpoint.path)
+    if dist.sharded:
+        shard(policy.model)
+    return policy
+
+
+def build_learner(cfg: RunConfig, policy: Policy, rubric: Rubric, dist: Dist, total_updates: int) -> Learner:
+    """The policy with what trains it; the optimizer is torch's AdamW, the schedule one of transformers'."""
+    from transformers import get_scheduler
+
+    optim = cfg.optim
+    optimizer = torch.optim.AdamW(
+        policy.trainable().values(),
+        lr=optim.learning_rate,
+        betas=(optim.adam_beta1, optim.adam_beta2),
+        eps=optim.adam_epsilon,
+        weight_decay=optim.weight_decay,
+    )
+    scheduler = get_scheduler(
+        optim.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=warmup_updates(optim, total_updates),
+        num_training_steps=total_updates,
+        scheduler_specific_kwargs=optim.lr_scheduler_kwargs,
+    )
+    return Learner(
+        policy=policy,
+        sampler=ReferenceSampler(policy, cfg.sampling, seed=cfg.output.seed, synced=dist.sharded),
+        rubric=rubric,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        reference=Reference(policy) if cfg.loss.beta > 0 else None,
+        cfg=cfg,
+        dist=dist,
+    )
+
+
+def warmup_updates(optim: OptimConfig, total_updates: int) -> int:
+    """`warmup_steps` in updates; a number below 1 is a share of all updates, as in transformers."""
+    share = 0 < optim.warmup_steps < 1
+    return math.ceil(optim.warmup_steps * total_updates) if share else int(optim.warmup_steps)
+
+
+def total_updates(cfg: RunConfig, num_problems: int) -> int:
+    """`max_steps`, or what `num_train_epochs` over the problems comes to; a last, partly filled rollout counts."""
+    if cfg.optim.max_steps > 0:
+        return cfg.optim.max_steps
+    rollouts = math.ceil(cfg.optim.num_train_epochs * num_problems / cfg.sampling.problems_per_rollout)
+    return rollouts * cfg.updates_per_rollout
+
+
+def write_run_folder(run_dir: Path, cfg: RunConfig, problems: Problems, dist: Dist) -> None:
+    """`config.yaml` and `environment.json`, before the first step."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_config(run_dir / "config.yaml", cfg)
+    environment = {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processes": dist.world,
+        "device": str(dist.device),
+        "git_commit": git_commit(),
+        "train_problems": len(problems.train),
+        "test_problems": len(problems.test),
+    }
+    write_json_atomic(run_dir / "environment.json", environment)
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of this source tree, with `+changes` where files differ from it; None outside a git checkout."""
+    root = Path(__file__).resolve().parents[1]
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes"], cwd=root, capture_output=True, text=True
+    )
+    return answer.stdout.strip() or None

@@ -1,0 +1,132 @@
+"""What one rollout and one update measured, as sums and counts; means are taken once, at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
+
+import torch
+
+from grpo.advantages import Advantages
+from grpo.distributed import Dist
+from grpo.types import ScoredGroup, TrainBatch
+
+_SUMS = ("loss", "tokens", "clipped_low", "clipped_high", "kl", "entropy", "gap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStats:
+    """One optimizer step. Everything but `loss`, `grad_norm` and `rejected` is a sum over counted tokens or rows.
+
+    loss: the scalar that was minimised. grad_norm: before clipping. gap: |old - sampler| log-probability, nats.
+    rejected: this process's rows of an update that was not applied because something was not finite.
+    """
+
+    loss: float = 0.0
+    tokens: float = 0.0
+    clipped_low: float = 0.0
+    clipped_high: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    gap: float = 0.0
+    gap_max: float = 0.0
+    grad_norm: float = 0.0
+    applied: bool = True
+    rejected: TrainBatch | None = None
+
+    def plus(self, other: UpdateStats) -> UpdateStats:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
+        return replace(self, **sums, gap_max=max(self.gap_max, other.gap_max))
+
+    def reduced(self, dist: Dist) -> UpdateStats:
+        """The same over all processes."""
+        sums = dist.sum(torch.tensor([getattr(self, name) for name in _SUMS], dtype=torch.float64)).tolist()
+        largest = dist.max(torch.tensor([self.gap_max], dtype=torch.float64)).item()
+        return replace(self, **dict(zip(_SUMS, sums, strict=True)), gap_max=largest)
+
+    def metrics(self) -> dict[str, float]:
+        tokens = max(self.tokens, 1.0)
+        return {
+            "loss": self.loss,
+            "grad_norm": self.grad_norm,
+            "clip_ratio/low": self.clipped_low / tokens,
+            "clip_ratio/high": self.clipped_high / tokens,
+            "clip_ratio/region": (self.clipped_low + self.clipped_high) / tokens,
+            "kl": self.kl / tokens,
+            "entropy": self.entropy / tokens,
+            "sampler_gap/mean": self.gap / tokens,
+            "sampler_gap/max": self.gap_max,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFacts:
+    """What the metrics need of every completion; light enough to be sent between processes."""
+
+    lengths: list[int]
+    truncated: list[bool]
+    prompt_tokens: int
+    correct: list[bool | None]
+    parts: Mapping[str, list[float | None]]
+    verdicts: Mapping[str, list[str | None]]
+
+    @classmethod
+    def of(cls, scored: Sequence[ScoredGroup]) -> RowFacts:
+        rollouts = [rollout for group in scored for rollout in group.group.rollouts]
+        return cls(
+            lengths=[len(r.completion_ids) for r in rollouts],
+            truncated=[r.truncated for r in rollouts],
+            prompt_tokens=sum(len(r.prompt_ids) for r in rollouts),
+            correct=[c for group in scored for c in group.correct_G],
+            parts=_joined([group.parts for group in scored]),
+            verdicts=_joined([group.verdicts for group in scored]),
+        )
+
+    @classmethod
+    def merged(cls, facts: Sequence[RowFacts]) -> RowFacts:
+        return cls(
+            lengths=[n for f in facts for n in f.lengths],
+            truncated=[t for f in facts for t in f.truncated],
+            prompt_tokens=sum(f.prompt_tokens for f in facts),
+            correct=[c for f in facts for c in f.correct],
+            parts=_joined([f.parts for f in facts]),
+            verdicts=_joined([f.verdicts for f in facts]),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        judged = [c for c in self.correct if c is not None]
+        result = {
+            "completions/mean_length": fmean(self.lengths),
+            "completions/min_length": min(self.lengths),
+            "completions/max_length": max(self.lengths),
+            "completions/clipped_ratio": fmean(self.truncated),
+            "num_tokens": self.prompt_tokens + sum(self.lengths),
+        }
+        if judged:
+            result["solved_rate"] = fmean(judged)
+        for name, values in self.parts.items():
+            applied = [value for value in values if value is not None]
+            if applied:
+                result[f"rewards/{name}/mean"], result[f"rewards/{name}/std"] = fmean(applied), pstdev(applied)
+        for name, verdicts in self.verdicts.items():
+            counts = Counter(verdict for verdict in verdicts if verdict is not None)
+            result |= {f"verdicts/{name}/{verdict}": count for verdict, count in sorted(counts.items())}
+        return result
+
+
+def reward_metrics(rewards_PG: torch.Tensor, advantages: Advantages) -> dict[str, float]:
+    """Reward level and how many groups carry a signal; masked rows (NaN) stay out."""
+    valid = rewards_PG[~rewards_PG.isnan()]
+    return {
+        "reward": valid.mean().item() if len(valid) else float("nan"),
+        "reward_std": valid.std().item() if len(valid) > 1 else 0.0,
+        "groups/no_signal": advantages.no_signal_P.float().mean().item(),
+        "groups/dropped": advantages.dropped_P.sum().item(),
+    }
+
+
+def _joined(tables: Sequence[Mapping[str, list]]) -> dict[str, list]:
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: [value for table in tables for value in table.get(name, ())] for name in names}

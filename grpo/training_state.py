@@ -1,0 +1,200 @@
+"""Everything a run must remember to go on bit for bit, taken apart into tensors and JSON, and put back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from grpo.checkpoint import Checkpoint
+from grpo.distributed import Dist
+from grpo.errors import CheckpointError
+from grpo.policy.load import Policy
+from grpo.policy.reference import local
+from grpo.step import Learner
+
+BITWISE, SAME_EXPERIENCE = "bitwise", "same_experience"
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where the run stands: the only mutable state besides weights, optimizer, schedule, reference and RNG.
+
+    update: applied or skipped optimizer steps. rollout: rounds of sampling finished (the data position).
+    exactness: `bitwise`, or `same_experience` once something depended on the wall clock or the number of processes.
+    """
+
+    update: int = 0
+    rollout: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    best_metric: float | None = None
+    best_step: int | None = None
+    exactness: str = BITWISE
+
+
+def capture(learner: Learner, position: Position) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """(tensors, state) for `save_checkpoint`; collective, meaningful on the main process.
+
+    The policy's own weights are not among them: they are saved in Hugging Face format by `export_policy`.
+    """
+    rng = learner.dist.gather(rng_state())
+    tensors = {
+        "optimizer": optimizer_tensors(learner.policy, learner.optimizer),
+        "rng": {f"rank{rank}.{name}": value for rank, (values, _) in enumerate(rng) for name, value in values.items()},
+    }
+    if learner.reference is not None:
+        tensors["reference"] = full_tensors(learner.policy, learner.reference.weights)
+    state = {
+        "position": asdict(position),
+        "scheduler": learner.scheduler.state_dict(),
+        "learning_rates": [group["lr"] for group in learner.optimizer.param_groups],
+        "python_rng": [python for _, python in rng],
+        "world": learner.dist.world,
+    }
+    return tensors, state
+
+
+def restore(learner: Learner, checkpoint: Checkpoint) -> Position:
+    """Put everything of `capture` back; the policy's weights were loaded from the checkpoint's folder before.
+
+    Another number of processes than at the save goes on with the same data and weights, but not bit for bit.
+    """
+    state = checkpoint.state
+    position = Position(**state["position"])
+    load_optimizer(learner.policy, learner.optimizer, checkpoint.tensors("optimizer"))
+    for group, rate in zip(learner.optimizer.param_groups, state["learning_rates"], strict=True):
+        group["lr"] = rate
+    learner.scheduler.load_state_dict(state["scheduler"])
+    if learner.reference is not None:
+        learner.reference.load(sharded_like(learner.policy, checkpoint.tensors("reference")))
+    if state["world"] == learner.dist.world:
+        rank = learner.dist.rank
+        prefix = f"rank{rank}."
+        values = {k.removeprefix(prefix): v for k, v in checkpoint.tensors("rng").items() if k.startswith(prefix)}
+        set_rng_state(values, state["python_rng"][rank])
+    else:
+        position.exactness = SAME_EXPERIENCE
+    return position
+
+
+def optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's state by parameter name: `<name>.exp_avg`, `<name>.exp_avg_sq`, `<name>.step`, whole, on the CPU."""
+    return {
+        f"{name}.{key}": whole(value)
+        for name, parameter in policy.trainable().items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer(policy: Policy, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        parameter, _, key = name.rpartition(".")
+        by_parameter.setdefault(parameter, {})[key] = value
+    trainable = policy.trainable()
+    if unknown := sorted(by_parameter.keys() - trainable.keys()):
+        raise CheckpointError(f"the checkpoint's optimizer knows parameters that this model lacks: {unknown[:3]}")
+    for name, values in by_parameter.items():
+        parameter = trainable[name]
+        optimizer.state[parameter] = {
+            key: value if value.dim() == 0 else shard_like(value, parameter) for key, value in values.items()
+        }
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    """The full tensor of a shard (collective), on the CPU."""
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
+
+
+def shard_like(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    """A full tensor, as this process keeps it beside `parameter`."""
+    value = value.to(parameter.device)
+    if not hasattr(parameter, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def full_tensors(policy: Policy, shards: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Local parts kept beside the trainable parameters -> whole tensors."""
+    result = {}
+    for name, parameter in policy.trainable().items():
+        if hasattr(parameter, "device_mesh"):
+            from torch.distributed.tensor import DTensor
+
+            piece = DTensor.from_local(
+                shards[name],
+                parameter.device_mesh,
+                parameter.placements,
+                shape=parameter.shape,
+                stride=parameter.stride(),
+            )
+            result[name] = whole(piece)
+        else:
+            result[name] = whole(shards[name])
+    return result
+
+
+def sharded_like(policy: Policy, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: local(shard_like(tensors[name], parameter)) for name, parameter in policy.trainable().items()}
+
+
+def rng_state() -> tuple[dict[str, torch.Tensor], list[Any]]:
+    """This process's generators: torch and numpy as tensors, python's as JSON."""
+    _, keys, place, has_gauss, gauss = np.random.get_state()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_rest": torch.tensor([place, has_gauss, gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    version, words, gauss_next = random.getstate()
+    return tensors, [version, list(words), gauss_next]
+
+
+def set_rng_state(tensors: Mapping[str, torch.Tensor], python: list[Any]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+    place, has_gauss, gauss = tensors["numpy_rest"].tolist()
+    keys = tensors["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(place), int(has_gauss), gauss))
+    random.setstate((python[0], tuple(python[1]), python[2]))
+
+
+def export_policy(policy: Policy, dist: Dist, folder: Path | None, *, merge: bool = False) -> None:
+    """Write the policy as a Hugging Face folder; collective, `folder` is None on all but the main process.
+
+    LoRA: the adapter alone, or with `merge` the base model with the adapter folded in.
+    """
+    model = policy.model
+    peft = hasattr(model, "peft_config")
+    state_dict = None
+    if dist.sharded:
+        state_dict = {name: whole(value) for name, value in model.state_dict().items()}
+    if folder is None:
+        return
+    if peft and merge:
+        import copy
+
+        model, state_dict = copy.deepcopy(model).merge_and_unload(), None
+    model.save_pretrained(folder, state_dict=state_dict)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def load_adapter(policy: Policy, folder: Path) -> None:
+    """Put a saved LoRA adapter into a policy that was built with the same adapter settings."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(policy.model, load_peft_weights(str(folder), device="cpu"))
+    if result.unexpected_keys:
+        raise CheckpointError(f"{folder} holds adapter weights this model lacks: {result.unexpected_keys[:3]}")
