@@ -6,6 +6,7 @@ from others are properties.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,7 +39,8 @@ class AdapterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where problems come from: `gym/<task>`, a .jsonl/.json/.parquet path, `gsm8k` with a path, or a Hub id."""
+    """Where problems come from. `dataset_name`: `gym:<task>` (reasoning-gym), `gsm8k:<path or Hub id>`, the path of a
+    .jsonl, .json or .parquet file, or a Hub id."""
 
     dataset_name: str
     dataset_config: str | None = None
@@ -155,7 +157,7 @@ class OutputConfig:
     """The run folder: what is written and how often (in updates)."""
 
     output_dir: str
-    save_steps: int = 0  # 0: only at the end
+    save_steps: float = 0  # below 1: a share of all updates; 0: only at the end
     save_total_limit: int = 2
     resume: Literal["auto", "never", "must"] = "never"
     logging_steps: int = 1
@@ -182,7 +184,7 @@ class RunConfig:
     reference: ReferenceConfig
     eval: EvalConfig
     output: OutputConfig
-    preset: str | None = None
+    preset: str | None = None  # r1_zero | r1 | deepseekmath | dr_grpo | dapo | gspo | cispo | v3_2
 
     @property
     def updates_per_rollout(self) -> int:
@@ -191,3 +193,8 @@ class RunConfig:
     @property
     def rows_per_rollout(self) -> int:
         return self.sampling.problems_per_rollout * self.sampling.num_generations
+
+
+def in_updates(steps: float, total_updates: int) -> int:
+    """A cadence in updates: as it is, or below 1 a share of all updates, rounded up as in transformers."""
+    return math.ceil(steps * total_updates) if 0 < steps < 1 else int(steps)

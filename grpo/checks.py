@@ -1,0 +1,182 @@
+"""Which values, and which combinations of values, can run. All faults of a configuration are reported at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from grpo.config import (
+    AdapterConfig,
+    BatchConfig,
+    DataConfig,
+    EvalConfig,
+    LossConfig,
+    OptimConfig,
+    OutputConfig,
+    ReferenceConfig,
+    RewardConfig,
+    RunConfig,
+    SamplingConfig,
+)
+from grpo.errors import ConfigError
+from grpo.trackers import TRACKERS
+
+SCHEDULERS = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "cosine_with_restarts",
+    "polynomial", "inverse_sqrt", "warmup_stable_decay",
+)  # fmt: skip
+
+Fault = tuple[str, Any, str]  # key, what was given, what is allowed
+
+
+def check(cfg: RunConfig) -> None:
+    """Raises ConfigError with one line per fault: what was given, what is allowed."""
+    faults = [
+        *_sampling(cfg.sampling),
+        *_data(cfg.data),
+        *_rewards(cfg.rewards),
+        *_adapter(cfg.adapter),
+        *_loss(cfg.loss),
+        *_optim(cfg.optim),
+        *_batch(cfg.batch, cfg.rows_per_rollout),
+        *_reference(cfg.reference),
+        *_eval(cfg.eval),
+        *_output(cfg.output),
+    ]
+    if faults:
+        raise ConfigError("\n".join(f"{key}: got {given!r}; allowed: {allowed}" for key, given, allowed in faults))
+
+
+def _at_least(bound: int, owner: object, *keys: str) -> Iterator[Fault]:
+    for key in keys:
+        if not getattr(owner, key) >= bound:
+            yield key, getattr(owner, key), f"at least {bound}"
+
+
+def _positive(owner: object, *keys: str) -> Iterator[Fault]:
+    for key in keys:
+        if not 0 < getattr(owner, key) < math.inf:
+            yield key, getattr(owner, key), "a finite number above 0"
+
+
+def _not_negative(owner: object, *keys: str) -> Iterator[Fault]:
+    for key in keys:
+        if not 0 <= getattr(owner, key) < math.inf:
+            yield key, getattr(owner, key), "a finite number of at least 0"
+
+
+def _sampling(cfg: SamplingConfig) -> Iterator[Fault]:
+    if cfg.num_generations < 2:
+        yield "num_generations", cfg.num_generations, "at least 2; a group of one has nothing to be compared with"
+    yield from _at_least(1, cfg, "problems_per_rollout", "max_completion_length", "rows_per_forward")
+    yield from _at_least(0, cfg, "top_k")
+    yield from _positive(cfg, "temperature", "repetition_penalty")
+    if not 0 < cfg.top_p <= 1:
+        yield "top_p", cfg.top_p, "above 0 and at most 1"
+    if cfg.min_p is not None and not 0 <= cfg.min_p <= 1:
+        yield "min_p", cfg.min_p, "null, or from 0 to 1"
+    if "" in cfg.stop_strings:
+        yield "stop_strings", cfg.stop_strings, "texts that are not empty"
+
+
+def _data(cfg: DataConfig) -> Iterator[Fault]:
+    if cfg.system_prompt and cfg.prompt_template != "chat":
+        yield (
+            "prompt_template",
+            cfg.prompt_template,
+            "chat, the only one with a place for system_prompt",
+        )
+    if cfg.max_prompt_length is not None:
+        yield from _at_least(1, cfg, "max_prompt_length")
+
+
+def _rewards(cfg: RewardConfig) -> Iterator[Fault]:
+    if not cfg.reward_funcs:
+        yield "reward_funcs", cfg.reward_funcs, "at least one reward, for example [accuracy, format]"
+    if cfg.reward_weights is None:
+        return
+    if len(cfg.reward_weights) != len(cfg.reward_funcs):
+        yield "reward_weights", cfg.reward_weights, f"one weight for each of the {len(cfg.reward_funcs)} reward_funcs"
+    if not any(weight > 0 for weight in cfg.reward_weights):
+        yield "reward_weights", cfg.reward_weights, "at least one weight above 0, or nothing can be learned"
+    if any(not 0 <= weight < math.inf for weight in cfg.reward_weights):
+        yield "reward_weights", cfg.reward_weights, "finite numbers of at least 0"
+
+
+def _adapter(cfg: AdapterConfig) -> Iterator[Fault]:
+    yield from _at_least(1, cfg, "lora_r", "lora_alpha")
+    if not 0 <= cfg.lora_dropout < 1:
+        yield "lora_dropout", cfg.lora_dropout, "at least 0 and below 1"
+
+
+def _loss(cfg: LossConfig) -> Iterator[Fault]:
+    yield from _positive(cfg, "epsilon")
+    yield from _not_negative(cfg, "beta")
+    if cfg.loss_type == "cispo":
+        yield from _cispo(cfg)
+        return
+    if cfg.epsilon_high is not None:
+        yield from _positive(cfg, "epsilon_high")
+    upper = 1 + (cfg.epsilon if cfg.epsilon_high is None else cfg.epsilon_high)
+    if cfg.delta is not None and not upper < cfg.delta < math.inf:
+        yield "delta", cfg.delta, f"null, or above 1 + epsilon_high = {upper:g}, where the ordinary clip ends"
+
+
+def _cispo(cfg: LossConfig) -> Iterator[Fault]:
+    if cfg.epsilon_high is None or not 1 <= cfg.epsilon_high < math.inf:
+        yield "epsilon_high", cfg.epsilon_high, "at least 1 under loss_type cispo: the cap on the ratio itself (5.0)"
+    if cfg.delta is not None:
+        yield "delta", cfg.delta, "null under loss_type cispo, which has its cap in epsilon_high"
+    if cfg.importance_sampling_level == "sequence":
+        yield "importance_sampling_level", "sequence", "token under loss_type cispo, which weighs single tokens"
+
+
+def _optim(cfg: OptimConfig) -> Iterator[Fault]:
+    yield from _positive(cfg, "learning_rate", "max_grad_norm", "adam_epsilon")
+    yield from _not_negative(cfg, "weight_decay", "warmup_steps")
+    for key in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(cfg, key) < 1:
+            yield key, getattr(cfg, key), "at least 0 and below 1"
+    if cfg.lr_scheduler_type not in SCHEDULERS:
+        yield "lr_scheduler_type", cfg.lr_scheduler_type, " | ".join(SCHEDULERS)
+    if cfg.warmup_steps >= 1 and not float(cfg.warmup_steps).is_integer():
+        yield "warmup_steps", cfg.warmup_steps, "a whole number of updates, or below 1 a share of all"
+    if cfg.max_steps != -1 and cfg.max_steps < 1:
+        yield "max_steps", cfg.max_steps, "at least 1, or -1 for num_train_epochs to decide"
+    if cfg.max_steps == -1:
+        yield from _positive(cfg, "num_train_epochs")
+
+
+def _batch(cfg: BatchConfig, rows: int) -> Iterator[Fault]:
+    yield from _at_least(1, cfg, "num_minibatches", "num_iterations", "max_tokens_per_microbatch")
+    if cfg.num_minibatches > rows:
+        yield "num_minibatches", cfg.num_minibatches, f"at most problems_per_rollout x num_generations = {rows} rows"
+
+
+def _reference(cfg: ReferenceConfig) -> Iterator[Fault]:
+    yield from _at_least(1, cfg, "ref_model_sync_steps")
+    if not 0 < cfg.ref_model_mixup_alpha <= 1:
+        yield "ref_model_mixup_alpha", cfg.ref_model_mixup_alpha, "above 0 and at most 1 (1 replaces the reference)"
+
+
+def _eval(cfg: EvalConfig) -> Iterator[Fault]:
+    yield from _at_least(0, cfg, "eval_steps", "eval_seed")
+    yield from _at_least(1, cfg, "eval_problems", "eval_samples")
+    yield from _positive(cfg, "eval_temperature")
+    if not 0 < cfg.eval_top_p <= 1:
+        yield "eval_top_p", cfg.eval_top_p, "above 0 and at most 1"
+
+
+def _output(cfg: OutputConfig) -> Iterator[Fault]:
+    yield from _at_least(1, cfg, "logging_steps")
+    yield from _at_least(0, cfg, "seed")
+    yield from _not_negative(cfg, "save_steps")
+    if cfg.save_total_limit < 2:
+        yield "save_total_limit", cfg.save_total_limit, "at least 2: one must stay valid while the next is written"
+    if cfg.save_steps >= 1 and not float(cfg.save_steps).is_integer():
+        yield "save_steps", cfg.save_steps, "a whole number of updates, or below 1 a share of all"
+    if unknown := [name for name in cfg.report_to if name not in TRACKERS]:
+        yield "report_to", unknown, f"none, or any of {', '.join(TRACKERS)}"
+    if not cfg.output_dir.strip():
+        yield "output_dir", cfg.output_dir, "the path of a folder"

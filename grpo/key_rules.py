@@ -1,0 +1,212 @@
+"""A rule for each foreign key whose value decides, and for each of our keys that TRL writes in another way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from grpo.coerce import coerce
+from grpo.errors import ConfigError
+from grpo.foreign_keys import LATER_REWARDS, REWARDS_TO_COME, SFT
+
+Values = Mapping[str, Any]
+OFF = (None, False, 0, "", [], {}, "no", "none", "off", "false", ["none"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One key's fate; `native` is what our keys become by it."""
+
+    kind: Literal["supported", "translated", "harmless", "not_yet"]
+    text: str = ""
+    native: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def not_yet(text: str) -> Outcome:
+    return Outcome(kind="not_yet", text=text)
+
+
+def harmless(text: str) -> Outcome:
+    return Outcome(kind="harmless", text=text)
+
+
+def _became(text: str = "", **native: Any) -> Outcome:
+    shown = ", ".join(f"{name}: {_short(value)}" for name, value in native.items())
+    return Outcome(kind="translated", text=f"{shown} ({text})" if text else shown, native=native)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _dtype(value: Any, values: Values) -> Outcome | None:
+    if values.get("bf16") is True:
+        return _became("bf16: true is bfloat16 compute over fp32 weights", dtype="bfloat16")
+    return _became(dtype=value)
+
+
+def _native_dtype(value: Any, values: Values) -> Outcome | None:
+    return _dtype(value, values) if values.get("bf16") is True and value != "bfloat16" else None
+
+
+def _bf16(value: Any, values: Values) -> Outcome | None:
+    return _became("compute; weights stay fp32", dtype="bfloat16") if coerce("bf16", value, bool) else harmless("off")
+
+
+def _attention(value: Any, values: Values) -> Outcome | None:
+    if str(value).startswith("flash_attention") and not torch.cuda.is_available():
+        return _became(f"no GPU here, {value} needs one", attn_implementation="sdpa")
+    return None
+
+
+def _max_prompt_length(value: Any, values: Values) -> Outcome | None:
+    return _became("a filter: longer prompts are dropped and counted, not cut", max_prompt_length=value)
+
+
+def _scale_rewards(value: Any, values: Values) -> Outcome | None:
+    named = {"true": "group", "false": "none"}
+    return _became(scale_rewards=named[str(value).lower()]) if str(value).lower() in named else None
+
+
+def _warmup_ratio(value: Any, values: Values) -> Outcome | None:
+    ratio = coerce("warmup_ratio", value, float)
+    if not 0 <= ratio < 1:
+        raise ConfigError(f"warmup_ratio: got {ratio}; allowed: a share of all updates, at least 0 and below 1")
+    return _became("a share of all updates", warmup_steps=ratio)
+
+
+def _save_strategy(value: Any, values: Values) -> Outcome | None:
+    if value == "steps":
+        known = "save_steps" in values
+        return harmless("save_steps decides") if known else _became("the Trainer's default", save_steps=500)
+    if value in OFF:
+        return _became("only at the end", save_steps=0)
+    if value == "epoch":
+        return _every_epoch(values)
+    return not_yet(f"save_strategy {value}")
+
+
+def _every_epoch(values: Values) -> Outcome:
+    epochs = coerce("num_train_epochs", values.get("num_train_epochs", 1.0), float)
+    if coerce("max_steps", values.get("max_steps", -1), int) > 0:
+        return _became("only at the end, since max_steps and not epochs ends the run", save_steps=0)
+    if epochs <= 1:
+        return _became("the end of the only epoch is the end of the run", save_steps=0)
+    return _became(f"a share of all updates: once in each of {epochs:g} epochs", save_steps=1 / epochs)
+
+
+def _save_steps(value: Any, values: Values) -> Outcome | None:
+    share = coerce("save_steps", value, float)
+    if not 0 < share < 1:
+        return None
+    max_steps = coerce("max_steps", values.get("max_steps", -1), int)
+    if max_steps > 0:
+        return _became(f"{share:g} of max_steps", save_steps=math.ceil(share * max_steps))
+    return _became("a share of all updates", save_steps=share)
+
+
+def _save_total_limit(value: Any, values: Values) -> Outcome | None:
+    if value == 1:
+        return _became("one must stay valid while the next is written", save_total_limit=2)
+    return None
+
+
+def _eval_strategy(value: Any, values: Values) -> Outcome | None:
+    if value in OFF:
+        return _became("only before and after, where asked for", eval_steps=0)
+    if value == "steps":
+        if "eval_steps" in values:
+            return harmless("eval_steps decides")
+        return _became("as logging_steps", eval_steps=values.get("logging_steps", 500))
+    return not_yet(f"evaluation by {value}; set eval_steps")
+
+
+def _logging_strategy(value: Any, values: Values) -> Outcome | None:
+    return harmless("logging_steps decides") if value == "steps" else not_yet(f"logging by {value}")
+
+
+def _overwrite_output_dir(value: Any, values: Values) -> Outcome | None:
+    if value in OFF:
+        return harmless("nothing is ever overwritten")
+    return _became("but a folder that holds a run is never overwritten: choose another output_dir", resume="never")
+
+
+def _resume(value: Any, values: Values) -> Outcome | None:
+    if value in OFF:
+        return _became(resume="never")
+    return _became(resume="must") if value is True else not_yet("resuming from a given path; today: resume: auto")
+
+
+def _optim(value: Any, values: Values) -> Outcome | None:
+    adamw = value in ("adamw_torch", "adamw_torch_fused", "adamw_hf")
+    return harmless("AdamW it is") if adamw else not_yet(f"optimizers other than AdamW: {value}")
+
+
+def _report_to(value: Any, values: Values) -> Outcome | None:
+    return Outcome(kind="supported", native={"report_to": []}) if value in OFF else None
+
+
+def _reward_name(entry: Any) -> str:
+    return str(entry.get("name") if isinstance(entry, dict) else entry)
+
+
+def _is_later(entry: Any) -> bool:
+    return _reward_name(entry) in REWARDS_TO_COME
+
+
+def _reward_funcs(value: Any, values: Values) -> Outcome | None:
+    entries = value if isinstance(value, list) else [value]
+    later = [_reward_name(entry) for entry in entries if _is_later(entry)]
+    if not later:
+        return None
+    kept = [entry for entry in entries if not _is_later(entry)]
+    return Outcome(kind="not_yet", text=f"{LATER_REWARDS}: {', '.join(later)}", native={"reward_funcs": kept})
+
+
+def _reward_weights(value: Any, values: Values) -> Outcome | None:
+    names = values.get("reward_funcs")
+    if not isinstance(names, list) or not isinstance(value, list) or len(names) != len(value):
+        return None
+    kept = [weight for weight, entry in zip(value, names, strict=True) if not _is_later(entry)]
+    return Outcome(kind="supported", native={"reward_weights": kept})
+
+
+def _environment(variable: str) -> Callable[[Any, Values], Outcome]:
+    def rule(value: Any, values: Values) -> Outcome:
+        text = f"the environment variable {variable}"
+        return Outcome(kind="translated", text=text, environment={variable: str(value)})
+
+    return rule
+
+
+# A rule that gives None leaves the key to what it would be without one.
+RULES: dict[str, Callable[[Any, Values], Outcome | None]] = {
+    "torch_dtype": _dtype,
+    "dtype": _native_dtype,
+    "bf16": _bf16,
+    "attn_implementation": _attention,
+    "max_prompt_length": _max_prompt_length,
+    "scale_rewards": _scale_rewards,
+    "warmup_ratio": _warmup_ratio,
+    "save_strategy": _save_strategy,
+    "save_steps": _save_steps,
+    "save_total_limit": _save_total_limit,
+    "eval_strategy": _eval_strategy,
+    "num_generations_eval": lambda value, values: _became(eval_samples=value),
+    "logging_strategy": _logging_strategy,
+    "overwrite_output_dir": _overwrite_output_dir,
+    "resume_from_checkpoint": _resume,
+    "optim": _optim,
+    "report_to": _report_to,
+    "reward_funcs": _reward_funcs,
+    "reward_weights": _reward_weights,
+    "wandb_project": _environment("WANDB_PROJECT"),
+    "wandb_entity": _environment("WANDB_ENTITY"),
+    "wandb_run_group": _environment("WANDB_RUN_GROUP"),
+    "max_seq_length": lambda value, values: not_yet(f"{SFT}; the key is max_length now"),
+}
