@@ -1,0 +1,207 @@
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from data.problem import Problem
+from grpo.cli import main
+from grpo.completions import write_completions
+from grpo.errors import ConfigError
+from grpo.show import Pager
+from grpo.types import Rollout, RolloutGroup, ScoredGroup
+from rewards.reward import Verdict
+
+STEPS, PROBLEMS, SIBLINGS = (1, 2, 3), 2, 3
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """Three rollouts of two problems, three completions each, the middle one right; `shared` is in steps 1 and 3."""
+    path = tmp_path_factory.mktemp("run")
+    for step in STEPS:
+        groups = [group(step, "shared" if p == 0 and step != 2 else f"s{step}p{p}") for p in range(PROBLEMS)]
+        write_completions(path, step - 1, step, groups, torch.zeros(PROBLEMS, SIBLINGS))
+    return path
+
+
+def group(step, problem_id):
+    problem = Problem(id=problem_id, question=f"{step} + 1?", answer=str(step + 1), prompt=f"{step} + 1 =", task="sum")
+    texts = ["short \x1b[31mred [bold]x[/bold]", f"it is {step + 1}", "line\n" * 80 + "the very end"]
+    rollouts = tuple(
+        Rollout(prompt_ids=(1,), completion_ids=(5,), sampler_logprobs=(-0.1,), text=text, stop_reason="eos")
+        for text in texts
+    )
+    right = [False, True, False]
+    return ScoredGroup(
+        group=RolloutGroup(problem=problem, rollouts=rollouts),
+        rewards_G=[0.1, 1.1, 0.1],
+        correct_G=right,
+        parts={"accuracy": [float(r) for r in right], "format": [1.0] * 3},
+        verdicts={"accuracy": [Verdict.CORRECT if r else Verdict.NO_ANSWER for r in right]},
+        reasons={"accuracy": ["no tag", "", "no tag"]},
+    )
+
+
+def at(pager):
+    return pager.row["step"], pager.row["problem_id"], pager.row["sibling"]
+
+
+def press(pager, keys):
+    for key in keys:
+        assert pager.press(key)
+    return pager
+
+
+@pytest.mark.parametrize(
+    ("keys", "place"),
+    [
+        ("", (3, "shared", 0)),
+        ("n", (3, "shared", 1)),
+        ("np", (3, "shared", 0)),
+        ("p", (3, "shared", 0)),
+        ("nnnnnnnn", (3, "s3p1", 2)),
+        ("ng", (3, "s3p1", 0)),
+        ("ngg", (3, "s3p1", 0)),
+        ("gnG", (3, "shared", 0)),
+        ("[", (2, "s2p0", 0)),
+        ("[[[", (1, "shared", 0)),
+        ("[]]", (3, "shared", 0)),
+        ("c", (3, "shared", 1)),
+        ("cn", (3, "s3p1", 1)),
+        ("wn", (3, "shared", 2)),
+        ("wg", (3, "s3p1", 0)),
+        ("wan", (3, "shared", 1)),
+        ("w[", (2, "s2p0", 0)),
+        ("c[", (2, "s2p0", 1)),
+        ("/VERY END\nn", (3, "s3p1", 2)),
+        ("/very\x7f\x7f\x7f\x7fit is\n", (3, "shared", 1)),
+        ("/nothing like it\x1bn", (3, "shared", 1)),
+        ("?xn", (3, "shared", 1)),
+    ],
+)
+def test_keys_lead_to_the_right_completion(run_dir, keys, place):
+    assert at(press(Pager(run_dir), keys)) == place
+
+
+def test_a_choice_without_completions_can_be_left_again(run_dir):
+    pager = press(Pager(run_dir), "/nothing like it\nnpgG")
+    assert pager.row is None
+    assert at(press(pager, "/\n")) == (3, "shared", 0)
+
+
+def test_with_a_problem_the_steps_are_those_that_have_it(run_dir):
+    pager = Pager(run_dir, problem="shared")
+    assert at(press(pager, "[")) == (1, "shared", 0)
+    assert at(press(pager, "]n")) == (3, "shared", 1)
+    assert len(pager.rows) == SIBLINGS
+    with pytest.raises(ConfigError, match=r"step 2 has no problem 'shared'.*\[1, 3\]"):
+        Pager(run_dir, step=2, problem="shared")
+
+
+def grpo(*arguments):
+    command = [sys.executable, "-m", "grpo.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "100"})
+
+
+def test_into_a_pipe_it_prints_text_scores_and_verdicts(run_dir):
+    done = grpo("show", run_dir, "--step", 2, "--problem", "s2p0")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.count("problem s2p0") == SIBLINGS and "s2p1" not in done.stdout
+    rows = [line.strip("│ ").split() for line in done.stdout.splitlines()]
+    assert ["accuracy", "1.000", "correct"] in rows
+    assert ["accuracy", "0.000", "no_answer", "no", "tag"] in rows
+    assert ["format", "1.000", "-"] in rows
+    assert ["total", "1.100", "advantage", "0.000"] in rows
+    assert "the very end" in done.stdout
+    assert "gold answer 3" in done.stdout
+
+
+def test_model_text_is_shown_and_never_obeyed(run_dir):
+    shown = grpo("show", run_dir, "--limit", 1).stdout
+    assert "␛[31mred [bold]x[/bold]" in shown and "\x1b" not in shown
+    assert shown.count("problem ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--step", "9"], "there are steps 1, 2, 3"), (["--problem", "zz"], "no completions of problem 'zz'")],
+)
+def test_a_wrong_call_ends_with_one_line(run_dir, capsys, arguments, message):
+    assert main(["show", str(run_dir), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and out == "" and err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_the_pipe_is_no_error(run_dir):
+    command = f"{sys.executable} -m grpo.cli show {run_dir} | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 1
+
+
+class Terminal:
+    """`grpo show` in a pseudo-terminal of 30 lines."""
+
+    def __init__(self, *arguments):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ |= {"COLUMNS": "90", "LINES": "30", "TERM": "xterm"}
+            os.execv(sys.executable, [sys.executable, "-m", "grpo.cli", "show", *map(str, arguments)])
+
+    def read_until(self, words, seconds=20.0):
+        seen, end = "", time.monotonic() + seconds
+        while words not in seen and time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                seen += os.read(self.fd, 65536).decode(errors="ignore")
+        assert words in seen, seen[-3000:]
+        return seen
+
+    def send(self, keys, words):
+        os.write(self.fd, keys.encode())
+        return self.read_until(words)
+
+    def status(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_paging_in_a_real_terminal(run_dir):
+    terminal = Terminal(run_dir)
+    first = terminal.read_until("completion 1 of 6")
+    assert "\x1b[?1049h" in first  # the second screen: the scrollback stays as it was
+    assert "␛[31mred" in first and "\x1b[31mred" not in first
+    assert "it is 4" in terminal.send("n", "completion 2 of 6")
+    assert "the very end" not in terminal.send("n", "more lines")
+    assert "the very end" in terminal.send("     ", "the very end")
+    terminal.send("\x1b[C", "completion 4 of 6")  # right arrow
+    terminal.send("[", "step 2 (2 of 3)")
+    terminal.send("c", "completion 1 of 2  [correct]")
+    terminal.send("/it is\r", "[correct, with 'it is']")
+    terminal.send("w", "no completion matches")
+    terminal.send("q", "\x1b[?1049l")
+    assert terminal.status() == 0
+
+
+def test_ctrl_c_leaves_quietly(run_dir):
+    terminal = Terminal(run_dir, "--step", 1)
+    terminal.read_until("step 1 (1 of 3)")
+    assert "Traceback" not in terminal.send("\x03", "\x1b[?1049l")
+    assert terminal.status() == 0
+
+
+def test_limit_prints_even_on_a_terminal(run_dir):
+    terminal = Terminal(run_dir, "--limit", 1)
+    assert "\x1b[?1049h" not in terminal.read_until("╯")
+    assert terminal.status() == 0
+
+
+def test_help_and_version_come_without_heavy_imports():
+    code = "import sys, grpo.cli as c; c.main(['help']); c.main(['version']); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *text, modules = done.stdout.splitlines()
+    assert any(line.split() == ["torch", torch.__version__] for line in text)
+    for heavy in ("torch", "pyarrow", "rich", "matplotlib", "numpy", "yaml"):
+        assert f"'{heavy}'" not in modules
