@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import difflib
 import hashlib
 import json
@@ -39,7 +40,7 @@ def load_gym(
     if split not in ("train", "test"):
         raise DataError(f"gym:{task} has the splits train and test, not {split!r}")
     first: dict[str, tuple[int, dict[str, Any]]] = {}
-    for number, item in enumerate(_dataset(task, size=size, seed=seed, settings=settings), 1):
+    for number, item in enumerate(_generate(task, size=size, seed=seed, settings=settings), 1):
         first.setdefault(_digest(item["question"]), (number, item))
     chosen = {digest: item for digest, item in first.items() if _is_heldout(digest, heldout_share) == (split == "test")}
 
@@ -70,10 +71,8 @@ def gym_score(entry: Mapping[str, Any], answer: str) -> float:
     An answer that the scorer chokes on scores 0. Raises `DataError` when the entry's task was not reviewed.
     """
     score_answer = _scorer(entry["task"], json.dumps(entry["settings"], sort_keys=True))
-    # knight_swap writes into the metadata; the problem must stay what it was.
-    own = {**entry, "metadata": dict(entry["metadata"])}
     try:
-        return float(score_answer(answer, own))
+        return float(score_answer(answer, entry))
     except Exception:  # several scorers let int("many") escape; that the entry is sound was shown when it was loaded
         return 0.0
 
@@ -87,6 +86,11 @@ def running_totals_below_30(problem: Problem) -> bool:
         total += int(term) if operator == "+" else -int(term)
         totals.append(total)
     return all(0 <= total < 30 for total in totals)
+
+
+def _generate(task: str, *, size: int, seed: int, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    with decimal.localcontext():  # decimal_arithmetic sets the precision of the whole process
+        return list(_dataset(task, size=size, seed=seed, settings=settings))
 
 
 def _problem(entry: dict[str, Any], digest: str, prompt: str | list[Message]) -> Problem:

@@ -2,8 +2,8 @@
 
 A scorer gets text that the model wrote, so a task is accepted only when no code path from `score_answer` (base class
 and helpers included) evaluates, imports, opens or starts anything, no answer makes it run away, and its own gold answer
-scores 1.0 after the item went through JSON. tests/data/test_gym_review.py repeats the review on the installed version:
-it walks the reachable source, and scores hostile answers under an audit hook.
+scores 1.0 after the item went through JSON. tests/data/test_data_gym_review.py repeats the review on the installed
+version: it walks the reachable source, and scores hostile answers under an audit hook.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ REFUSED_GROUPS: dict[str, tuple[str, ...]] = {
     "its scorer compares tuples, which JSON turns into lists": ("arc_agi", "rearc"),
     "its items depend on Python's hash seed, so a resumed run would see others": (
         "isomorphic_strings",
+        "knight_swap",
         "list_functions",
         "ransom_note",
         "word_ladder",
     ),
-    "its scorer prints what the model wrote": ("tower_of_hanoi",),
+    "its scorer prints, or warns on the terminal about, what the model wrote": ("pool_matrix", "tower_of_hanoi"),
 }
 
 REFUSED_TASKS: dict[str, str] = {task: reason for reason, tasks in REFUSED_GROUPS.items() for task in tasks}
@@ -51,12 +52,12 @@ number_sequence rotate_matrix rotten_oranges simple_equations simple_geometry st
 string_synthesis syllogism word_sequence_reversal
 """
 
-# Scorers of their own: int, float, Decimal, json.loads, regular expressions, simulated moves, numpy.loadtxt on lines.
+# Scorers of their own: int, float, Decimal, json.loads, regular expressions, simulated moves.
 _OWN_SCORER = """
 ab advanced_geometry calendar_arithmetic chain_sum circuit_logic color_cube_rotation cryptarithm decimal_arithmetic
 decimal_chain_sum dice emoji_mystery family_relationships figlet_font fraction_simplification futoshiki game_of_life
-group_anagrams gsm_symbolic jugs kakurasu knight_swap knights_knaves letter_jumble manipulate_matrix mini_sudoku
-needle_haystack number_format palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix
+group_anagrams gsm_symbolic jugs kakurasu knights_knaves letter_jumble manipulate_matrix mini_sudoku
+needle_haystack number_format palindrome_generation palindrome_partitioning path_star polynomial_equations
 power_function prime_factorization products quantum_lock rectangle_count self_reference sentence_reordering
 shortest_path sokoban spell_backward sudoku survo time_intervals tsumego word_sorting zebra_puzzles
 """

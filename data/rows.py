@@ -56,8 +56,9 @@ def canonical_answer(value: Any) -> str:
         raise RowError(f"answer is a {type(value).__name__}, not text or a number")
     if not math.isfinite(value):
         raise RowError("answer is NaN or infinite")
-    number = Decimal(str(value))  # through str: the shortest decimal that means this float
-    return str(int(number)) if number == number.to_integral_value() else format(number.normalize(), "f")
+    text = format(Decimal(str(value)), "f")  # through str: the shortest decimal that means this float
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
 
 
 def normalised(question: str) -> str:

@@ -37,8 +37,8 @@ def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its or
 
     `name`: `gym:<task>` (`kwargs`: see `load_gym`), `gsm8k:<path or Hub id>`, a .jsonl, .json or .parquet path
     (`{split}` in it is replaced), a folder, or a Hub id. The prompt column holds text, or chat messages that are used
-    as they are. Raises `DataError` for rows that cannot be trained on (unless `allow_bad_rows`, which drops them) and when
-    no problem is left.
+    as they are. Raises `DataError` for rows that cannot be trained on (unless `allow_bad_rows`, which drops them), and
+    when no problem is left.
     """
     fmt = RowFormat(
         prompt_column=prompt_column, answer_column=answer_column, template=template, system_prompt=system_prompt
@@ -59,9 +59,12 @@ def resolve_filter(path: str) -> Filter:
     """The function that `package.module:function` names. Raises `DataError` when there is none."""
     module, _, function = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise DataError(f"dataset_filter {path!r} is not package.module:function ({error})") from error
+    if not callable(found):
+        raise DataError(f"dataset_filter {path!r} is not package.module:function but a {type(found).__name__}")
+    return found
 
 
 def _load_rows(
