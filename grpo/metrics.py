@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from grpo.files import write_text_atomic
 
@@ -20,7 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 # `<name>` stands for the name of a reward, `<verdict>` for one of rewards.reward.Verdict, `<k>` for a whole number.
 METRICS: dict[str, str] = {
     "reward": "mean weighted reward of the rollout's completions; rows masked by a failed reward left out",
-    "reward_std": "standard deviation of the reward inside a group, mean over groups",
+    "reward_std": "standard deviation of the reward over the rollout's completions",
     "rewards/<name>/mean": "mean un-weighted score of this reward over the completions it applies to",
     "rewards/<name>/std": "standard deviation of this reward over the completions it applies to",
     "verdicts/<name>/<verdict>": "completions of the rollout that this reward gave this verdict, count",
@@ -39,17 +40,17 @@ METRICS: dict[str, str] = {
     "entropy": "entropy of the policy's next-token distribution, mean over completion tokens, nats",
     "grad_norm": "global L2 norm of the gradient before clipping",
     "learning_rate": "learning rate of this update",
-    "tokens_per_second": "completion tokens sampled and trained on per second of the rollout, all processes",
-    "step_time": "wall-clock time of this update with its share of sampling and scoring, seconds",
+    "tokens_per_second": "prompt and completion tokens of the rollout per second of its first update, all processes",
+    "step_time": "wall-clock time of this update, with sampling and scoring on the first of a rollout, seconds",
     "seconds/sampling": "wall-clock time spent sampling completions, seconds",
     "seconds/scoring": "wall-clock time spent in reward functions, seconds",
     "seconds/update": "wall-clock time of forward, backward and optimizer, seconds",
     "sampler_gap/mean": "mean absolute difference of sampler and trainer log-probability per token, nats",
     "sampler_gap/max": "largest absolute difference of sampler and trainer log-probability of a token, nats",
-    "num_tokens": "prompt and completion tokens seen since the start of the run, count",
+    "num_tokens": "prompt and completion tokens of the rollout, count",
     "rollout": "rounds of sampling finished before this one, count",
-    "epoch": "passes over the training problems, fractional",
-    "skipped_updates": "updates skipped because loss or gradient was not finite, since the start of the run, count",
+    "epoch": "passes over the training problems before this rollout, fractional",
+    "skipped_updates": "updates refused since the start of the run because loss or gradient was not finite, count",
     "eval/pass@<k>": "chance that at least one of k samples of a held-out problem is correct, mean over problems",
     "eval/maj@<k>": "share of held-out problems whose most frequent answer among k samples is correct, 0 to 1",
     "eval/format_rate": "share of held-out completions in the required format, 0 to 1",
@@ -78,16 +79,17 @@ class MetricsLog:
 
     def rewind(self, step: int) -> None:
         """Drops the lines after `step`, and a last line cut off by a kill, so that a resumed run writes them anew."""
-        kept = [line for line in _read_lines(self.path) if line["step"] <= step]
+        kept = [line for line in read_lines(self.path) if line["step"] <= step]
         write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(run_dir: Path | str) -> list[dict[str, float | None]]:
     """The lines of a run in the order they were written; a last line cut off by a kill is left out."""
-    return _read_lines(Path(run_dir) / METRICS_FILE)
+    return read_lines(Path(run_dir) / METRICS_FILE)
 
 
-def _read_lines(path: Path) -> list[dict[str, float | None]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file that is written line by line and may have been cut off; empty if missing."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -67,9 +67,17 @@ class Progress:
         )
 
     def update(self, step: int, metrics: Metrics) -> None:
-        """Shows update `step` (1 is the first). Metrics that are absent keep their last value."""
+        """Shows update `step` (1 is the first), or an evaluation made after it. Absent metrics keep their last value."""
         if self.disable:
             return
+        evaluation = {name.removeprefix("eval/"): v for name, v in metrics.items() if name.startswith("eval/")}
+        if evaluation:
+            values = "  ".join(f"{name} {value:.3f}" for name, value in evaluation.items())
+            self.write(f"{self._place(step)}  held-out  {values}")
+        if len(metrics) > len(evaluation):
+            self._update(step, metrics)
+
+    def _update(self, step: int, metrics: Metrics) -> None:
         if not self.shown:
             self.write(LOSS_NOTE)
         self.shown |= metrics
@@ -78,10 +86,13 @@ class Progress:
         for phase in PHASES:
             self.seconds[phase] += metrics.get(f"seconds/{phase}", 0.0)
         if step % self.logging_steps == 0 or step == self.bar.total:
-            self.write(f"{step:>6}/{self.bar.total}  {summary_line(self.shown, self.seconds)}")
+            self.write(f"{self._place(step)}  {summary_line(self.shown, self.seconds)}")
             self.seconds = dict.fromkeys(PHASES, 0.0)
         self.bar.set_postfix_str(_joined(BAR_FIELDS, self.shown, ", "), refresh=False)
         self.bar.update(step - self.bar.n)
+
+    def _place(self, step: int) -> str:
+        return f"{step:>6}/{self.bar.total}"
 
     def write(self, text: str) -> None:
         """A line of text above the bar."""

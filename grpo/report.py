@@ -122,7 +122,7 @@ def _facts(metrics: list[dict[str, float | None]]) -> str:
     facts = [f"{metrics[-1]['step']:,} updates"]
     tokens = points(metrics, "num_tokens")[1]
     if tokens:
-        facts.append(f"{tokens[-1]:,.0f} tokens")
+        facts.append(f"{sum(tokens):,.0f} tokens")
     return " · ".join(facts)
 
 
