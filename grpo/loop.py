@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,6 @@ class Training:
     trainer_state: Any
     progress: Progress
     stopped: bool = False
-    eval_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def build(cls, cfg: RunConfig, run_dir: Path, dist: Dist, accelerator: Any, stop: StopRequest) -> Training:
@@ -231,8 +230,9 @@ class Training:
         """At a boundary: stop if asked, evaluate and save when due."""
         self.stop.signum = self.dist.max_int(self.stop.signum)
         self.stopped = self.stop.signum != 0
-        improved = not self.stopped and self.due(self.cfg.eval.eval_steps, before) and self.evaluate()
         done = self.position.update >= self.total
+        evaluate_now = self.due(self.cfg.eval.eval_steps, before) or (done and self.cfg.eval.eval_on_end)
+        improved = not self.stopped and evaluate_now and self.evaluate()
         if self.stopped or improved or done or self.due(self.cfg.output.save_steps, before):
             self.save()
 
@@ -241,7 +241,8 @@ class Training:
 
     def evaluate(self) -> bool:
         """Held-out evaluation, logged; returns whether pass@1 is the best so far."""
-        with timed(self.eval_seconds, "evaluation"):
+        seconds: dict[str, float] = {}
+        with timed(seconds, "evaluation"):
             metrics, scored = evaluate(
                 self.learner.policy,
                 self.problems.test,
@@ -251,7 +252,8 @@ class Training:
                 dist=self.dist,
                 trainer_state=self.trainer_state,
             )
-        self.write_metrics({f"eval/{name}": value for name, value in metrics.items()})
+        held_out = {f"eval/{name}": value for name, value in metrics.items()}
+        self.write_metrics(held_out | {"seconds/evaluation": seconds["evaluation"]})
         if self.dist.is_main:
             blank = torch.zeros(len(scored), self.cfg.eval.eval_samples)
             write_completions(self.run_dir / "evaluation", 0, self.position.update, scored, blank)
@@ -278,9 +280,7 @@ class Training:
         self.dist.barrier()
 
     def finish(self) -> None:
-        """The last evaluation, and the finished model as one plain Hugging Face folder."""
-        if self.cfg.eval.eval_on_end:
-            self.evaluate()
+        """The finished model as one plain Hugging Face folder."""
         folder = self.run_dir / "final"
         export_policy(self.learner.policy, self.dist, folder if self.dist.is_main else None, merge=True)
 

@@ -1,6 +1,6 @@
 """R1-Zero: GRPO straight on a base model, with rule-based rewards (DeepSeek-R1, section 2.1).
 
-    accelerate launch -m recipes.r1_zero --config recipes/configs/tiny_v3/r1_zero.yaml --learning_rate 1e-4
+accelerate launch -m recipes.r1_zero --config recipes/configs/tiny_v3/r1_zero.yaml --learning_rate 1e-4
 """
 
 from __future__ import annotations

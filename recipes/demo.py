@@ -1,0 +1,119 @@
+"""The first learning curve: R1-Zero on the tiny base, before/after table, samples, summary and report.
+
+    make demo        or        python -m recipes.demo --seed 1
+
+Any key of recipes/configs/tiny_v3/r1_zero.yaml is a flag here too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from grpo.completions import read_completions
+from grpo.config import RunConfig
+from grpo.errors import ToolkitError
+from grpo.files import write_json_atomic
+from grpo.loop import run
+from grpo.metrics import read_metrics
+from grpo.parse import parse_run_config
+from grpo.report import before_after_table, report_from_run
+from grpo.setup import versions
+
+CONFIG = Path(__file__).parent / "configs" / "tiny_v3" / "r1_zero.yaml"
+DEFAULTS = ["--config", str(CONFIG), "--model_name_or_path", str(CONFIG.parent / "base"), "--output_dir", "runs/demo"]
+NUM_SAMPLES = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        parsed = parse_run_config([*DEFAULTS, *(sys.argv[1:] if argv is None else argv)])
+        cfg = parsed.config
+        run_dir = Path(cfg.output.output_dir)
+        set_aside(run_dir)
+        began = time.perf_counter()
+        code = run(cfg, notes=parsed.notes)
+        if code == 0:
+            finish(cfg, run_dir, time.perf_counter() - began)
+        return code
+    except ToolkitError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def set_aside(run_dir: Path) -> None:
+    """A demo always starts afresh; the run before it is kept as `<run>.previous`."""
+    previous = run_dir.with_name(run_dir.name + ".previous")
+    if run_dir.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        run_dir.rename(previous)
+
+
+def finish(cfg: RunConfig, run_dir: Path, seconds: float) -> None:
+    """Write summary.json and report.html; print the table, the samples and where everything is."""
+    summary = summarise(cfg, run_dir, seconds)
+    write_json_atomic(run_dir / "summary.json", summary)
+    report = report_from_run(run_dir)
+    print_table(before_after_table(summary))
+    for when, samples in summary["samples"].items():
+        print(f"\n{when}: {samples[0]['question']}   (gold {samples[0]['answer']})")
+        for sample in samples:
+            print(f"  {'right' if sample['correct'] else 'wrong'}  {sample['completion']}")
+    print(f"\n{seconds:.0f} s. Report: {report}   Completions: grpo show {run_dir}")
+
+
+def summarise(cfg: RunConfig, run_dir: Path, seconds: float) -> dict[str, Any]:
+    """Held-out figures before and after, samples, where the seconds went, and what the run was made with."""
+    lines = read_metrics(run_dir)
+    evaluations = [line for line in lines if "eval/pass@1" in line]
+    phases: dict[str, float] = defaultdict(float, total=seconds)
+    for line in lines:
+        for name, value in line.items():
+            if name.startswith("seconds/"):
+                phases[name.removeprefix("seconds/")] += value or 0.0
+    before, after = held_out(evaluations[0]), held_out(evaluations[-1])
+    return {
+        "before": before,
+        "after": after,
+        "samples": same_problem_samples(run_dir),
+        "notes": [f"{after['problems']} held-out problems x {after['samples']} samples, temperature 1"],
+        "seconds": {name: round(value, 1) for name, value in phases.items()},
+        "updates": lines[-1]["step"],
+        "seed": cfg.output.seed,
+        "versions": versions(),
+    }
+
+
+def held_out(line: dict[str, Any]) -> dict[str, float]:
+    figures = {name.removeprefix("eval/"): value for name, value in line.items() if name.startswith("eval/")}
+    return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
+
+
+def same_problem_samples(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    """Completions of the first held-out problem, by the first and by the last evaluation."""
+    rows = read_completions(run_dir / "evaluation")
+    steps = sorted({row["step"] for row in rows})
+    keys = ("question", "answer", "completion", "correct", "length")
+    samples = {}
+    for when, step in (("before", steps[0]), ("after", steps[-1])):
+        chosen = [row for row in rows if row["step"] == step and row["problem_id"] == rows[0]["problem_id"]]
+        samples[when] = [{key: row[key] for key in keys} for row in chosen[:NUM_SAMPLES]]
+    return samples
+
+
+def print_table(table: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rendered = Table(*map(str, table[0]))
+    for name, *values in table[1:]:
+        rendered.add_row(name, *(f"{value:.3f}" for value in values))
+    Console().print(rendered)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
