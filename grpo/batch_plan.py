@@ -52,8 +52,8 @@ def plan_batch(values: Mapping[str, Any], *, num_generations: int, num_processes
     problems = max(1, round(Fraction(rows, num_generations)))
     explanation = (
         f"{per_device} per device x {num_processes} process(es) x {accumulation} accumulated = {per_update} "
-        f"completions per update, {sampled} per rollout -> problems_per_rollout: {problems} (x {num_generations} completions), "
-        f"num_minibatches: {updates}"
+        f"completions per update, {sampled} per rollout -> problems_per_rollout: {problems} (x {num_generations} "
+        f"completions), num_minibatches: {updates}"
     )
     wanted = (Fraction(sampled, num_generations), Fraction(sampled, per_update))
     if wanted != (problems, updates):

@@ -1,0 +1,127 @@
+"""`--dry_run`: everything a run would load except the weights, what it would do, and what it would cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.problem import Problem
+from grpo import presets
+from grpo.config import ModelConfig, RunConfig
+from grpo.parse import config_text
+from grpo.plan import make_plan, plan_lines, shape_of
+from grpo.policy.load import encode_prompt, load_model_config, load_tokenizer, stop_token_ids
+from grpo.scoring import score_groups
+from grpo.setup import load_data, total_updates
+from grpo.text import visible
+from grpo.translate import KeyReport
+from grpo.types import Rollout, RolloutGroup
+from rewards.rubric import Rubric
+
+GOLD_ANSWERS = 8
+PROMPTS_MEASURED = 512
+
+
+def dry_run(cfg: RunConfig, report: KeyReport) -> None:
+    """Print keys, resolved config, one prompt, the rewards of gold answers, batch arithmetic and estimates.
+
+    Writes nothing. Raises what the real run would raise for data, tokenizer, model config and rewards.
+    """
+    _section("keys", [str(report), *presets.fill(report.native)[1]])
+    _section("config", [config_text(cfg)])
+    tokenizer = load_tokenizer(cfg.model)
+    problems = load_data(cfg, tokenizer)
+    model = meta_model(cfg.model)
+    _section("data", problems.notes)
+    _section("first prompt", prompt_lines(problems.train[0], tokenizer, model, cfg))
+    _section("rewards of gold answers", reward_lines(cfg, problems.train[:GOLD_ANSWERS], tokenizer))
+    lengths = [len(encode_prompt(tokenizer, problem.prompt)) for problem in problems.train[:PROMPTS_MEASURED]]
+    _section("plan", estimate_lines(cfg, model, lengths, len(problems.train)))
+
+
+def estimate_lines(cfg: RunConfig, model: nn.Module, prompt_lengths: Sequence[int], num_problems: int) -> list[str]:
+    """The plan as a run's banner shows it. `model` may be on any device, the meta device too."""
+    shape = shape_of(model, cfg.adapter)
+    plan = make_plan(
+        cfg,
+        shape,
+        prompt_lengths,
+        total_updates=total_updates(cfg, num_problems),
+        num_processes=int(os.environ.get("WORLD_SIZE", "1")),
+        bf16=cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and torch.cuda.is_available()),
+    )
+    return plan_lines(plan, shape, cfg)
+
+
+def meta_model(cfg: ModelConfig) -> nn.Module:
+    """The model's structure without its weights: no memory, no download of anything but the config."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            load_model_config(cfg),
+            attn_implementation=cfg.attn_implementation,
+            trust_remote_code=cfg.trust_remote_code,
+        )
+    if not cfg.init_random:
+        # A folder without one: what follows from the model's config stays, as when the weights are loaded.
+        with suppress(OSError):
+            model.generation_config = GenerationConfig.from_pretrained(
+                cfg.model_name_or_path, revision=cfg.model_revision
+            )
+    return model
+
+
+def prompt_lines(problem: Problem, tokenizer: Any, model: nn.Module, cfg: RunConfig) -> list[str]:
+    """The prompt as the model sees it, and every token and text that ends a completion."""
+    ids = encode_prompt(tokenizer, problem.prompt)
+    stops = stop_token_ids(tokenizer, model.generation_config)
+    names = [f"{stop} {tokenizer.convert_ids_to_tokens(stop)!r}" for stop in stops]
+    return [
+        visible(tokenizer.decode(ids)),
+        f"--- {len(ids)} tokens, problem {problem.id}, gold answer {problem.answer!r}",
+        f"stop tokens: {', '.join(names)}; stop strings: {cfg.sampling.stop_strings or 'none'}",
+    ]
+
+
+def reward_lines(cfg: RunConfig, problems: Sequence[Problem], tokenizer: Any) -> list[str]:
+    """What the rewards give the gold answer of each problem, written in R1's format; less than full marks is a
+    warning: no completion could earn them either."""
+    from transformers import TrainerState
+
+    if not cfg.rewards.reward_funcs:
+        return ["no reward of this config exists yet"]
+    rubric = Rubric.from_config(cfg.rewards.reward_funcs, cfg.rewards.reward_weights)
+    groups = [_gold_group(problem, tokenizer) for problem in problems]
+    scored, _ = score_groups(groups, rubric, trainer_state=TrainerState(), step=0)
+    lines = []
+    for group in scored:
+        parts = ", ".join(f"{name} {values[0]}" for name, values in group.parts.items())
+        answer = visible(group.group.problem.answer)
+        lines.append(f"{group.group.problem.id}: answer {answer!r} -> reward {group.rewards_G[0]:g} ({parts})")
+    wrong = sum(group.correct_G[0] is False for group in scored)
+    if wrong:
+        lines.append(f"WARNING: {wrong} of {len(scored)} gold answers are not accepted; look at them before training")
+    return lines
+
+
+def _gold_group(problem: Problem, tokenizer: Any) -> RolloutGroup:
+    text = f"<think>\nworked out\n</think>\n<answer>{problem.answer}</answer>"
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    rollout = Rollout(
+        prompt_ids=tuple(encode_prompt(tokenizer, problem.prompt)),
+        completion_ids=ids,
+        sampler_logprobs=(0.0,) * len(ids),
+        text=text,
+        stop_reason="eos",
+    )
+    return RolloutGroup(problem=problem, rollouts=(rollout,))
+
+
+def _section(title: str, lines: Sequence[str]) -> None:
+    print(f"=== {title}", *lines, "", sep="\n")

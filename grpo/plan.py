@@ -1,0 +1,207 @@
+"""What a run will do, in numbers, before it does it: batch arithmetic, forwards, tokens, and an estimate of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from torch import nn
+
+from grpo.config import AdapterConfig, RunConfig
+
+FP32, FP64 = 4, 8
+# Bytes kept for the backward pass per token, layer and hidden unit at 2 bytes a number, attention scores excluded:
+# Korthikanti et al. 2022 (arXiv 2205.05198), eq. 2.
+ACTIVATION_BYTES = 34
+LOGIT_COPIES = 5  # logits, their selection, scaled, softmax, and the product inside the entropy, each fp32
+DRAW_BYTES = 4 * FP32 + 3 * FP64  # per vocabulary entry of a row while a token is drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of a causal language model. `cache_values`: numbers kept per token of context, all layers together."""
+
+    kind: str
+    parameters: int
+    trainable: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    cache_values: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One rollout and its updates. Tokens are upper bounds (every completion at its full length); bytes are estimates.
+
+    `memory`: part -> bytes on each process; `while_updating` and `while_sampling` never stand side by side.
+    """
+
+    problems: int
+    rows: int
+    updates_per_rollout: int
+    rows_per_update: int
+    total_updates: int
+    rollouts: int
+    mean_prompt: float
+    longest_prompt: int
+    completion_tokens: int
+    generate_calls: int
+    decode_steps: int
+    scoring_forwards: int
+    update_forwards: int
+    memory: Mapping[str, int]
+    while_updating: Mapping[str, int]
+    while_sampling: Mapping[str, int]
+
+    @property
+    def peak_memory(self) -> int:
+        phases = sum(self.while_updating.values()), sum(self.while_sampling.values())
+        return sum(self.memory.values()) + max(phases)
+
+
+def shape_of(model: nn.Module, adapter: AdapterConfig) -> ModelShape:
+    """Works on the meta device too, where a model of any size costs nothing."""
+    config = model.config.get_text_config()
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelShape(
+        kind=type(model).__name__,
+        parameters=parameters,
+        trainable=_lora_parameters(model, adapter) if adapter.use_peft else parameters,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        vocabulary=config.vocab_size,
+        cache_values=config.num_hidden_layers * _cache_values_per_layer(config),
+    )
+
+
+def make_plan(
+    cfg: RunConfig,
+    shape: ModelShape,
+    prompt_lengths: Sequence[int],
+    *,
+    total_updates: int,
+    num_processes: int = 1,
+    bf16: bool = False,
+) -> Plan:
+    """prompt_lengths: tokens of each problem's prompt. Counts of forwards and bytes are those of one process."""
+    sampling, batch = cfg.sampling, cfg.batch
+    rows, longest = cfg.rows_per_rollout, max(prompt_lengths)
+    row_length = longest + sampling.max_completion_length
+    own_rows = math.ceil(sampling.problems_per_rollout / num_processes) * sampling.num_generations
+    rows_per_forward = max(1, batch.max_tokens_per_microbatch // row_length)
+    minibatch = math.ceil(own_rows / batch.num_minibatches)
+    passes = (cfg.updates_per_rollout > 1) + (cfg.loss.beta > 0)
+    calls = math.ceil(own_rows / sampling.rows_per_forward)
+    width = 2 if bf16 else FP32
+    return Plan(
+        problems=sampling.problems_per_rollout,
+        rows=rows,
+        updates_per_rollout=cfg.updates_per_rollout,
+        rows_per_update=math.ceil(rows / batch.num_minibatches),
+        total_updates=total_updates,
+        rollouts=math.ceil(total_updates / cfg.updates_per_rollout),
+        mean_prompt=fmean(prompt_lengths),
+        longest_prompt=longest,
+        completion_tokens=rows * sampling.max_completion_length,
+        generate_calls=calls,
+        decode_steps=calls * sampling.max_completion_length,
+        scoring_forwards=passes * math.ceil(own_rows / rows_per_forward),
+        update_forwards=cfg.updates_per_rollout * math.ceil(minibatch / rows_per_forward),
+        memory=_standing_memory(cfg, shape, width),
+        while_updating=_update_memory(cfg, shape, min(rows_per_forward, minibatch) * row_length, width),
+        while_sampling=_sampling_memory(shape, min(own_rows, sampling.rows_per_forward), row_length, width),
+    )
+
+
+def plan_lines(plan: Plan, shape: ModelShape, cfg: RunConfig) -> list[str]:
+    """The plan for a person, one fact per line."""
+    sampling = cfg.sampling
+    return [
+        f"model     {shape.kind}: {_count(shape.parameters)} parameters, {_count(shape.trainable)} trained",
+        f"rollout   {plan.problems} problems x {sampling.num_generations} completions = {plan.rows} rows",
+        f"updates   {plan.updates_per_rollout} per rollout, {plan.rows_per_update} rows each; "
+        f"{plan.total_updates} in all, from {plan.rollouts} rollouts",
+        f"prompts   mean {plan.mean_prompt:.1f}, longest {plan.longest_prompt} tokens",
+        f"tokens    at most {_count(plan.completion_tokens)} sampled per rollout "
+        f"({sampling.max_completion_length} per completion)",
+        f"forwards  per rollout and process, at full length: {plan.generate_calls} generate calls of together "
+        f"{plan.decode_steps} token steps, {plan.scoring_forwards} for old and reference log-probabilities, "
+        f"{plan.update_forwards} forward and backward",
+        "memory    estimate for each process; parameters counted whole, not sharded:",
+        *_memory_lines(plan.memory),
+        "          and, while updating,",
+        *_memory_lines(plan.while_updating),
+        "          or, while sampling,",
+        *_memory_lines(plan.while_sampling),
+        f"          {'peak':<28} {_bytes(plan.peak_memory):>10}",
+    ]
+
+
+def _lora_parameters(model: nn.Module, adapter: AdapterConfig) -> int:
+    """A rank-r adapter adds r x (inputs + outputs); peft's `all-linear` leaves the output head alone."""
+    targets = adapter.lora_target_modules
+    names = [targets] if isinstance(targets, str) else targets
+    head = model.get_output_embeddings()
+    return sum(
+        adapter.lora_r * (module.in_features + module.out_features)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and (module is not head if names == ["all-linear"] else path.split(".")[-1] in names)
+    )
+
+
+def _cache_values_per_layer(config: Any) -> int:
+    """Latent attention keeps one compressed vector and the rotated key; other models a key and a value per head."""
+    if getattr(config, "kv_lora_rank", None):
+        return config.kv_lora_rank + config.qk_rope_head_dim
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * heads * head_size
+
+
+def _standing_memory(cfg: RunConfig, shape: ModelShape, width: int) -> dict[str, int]:
+    parts = {
+        "parameters (fp32)": FP32 * shape.parameters,
+        "gradients (fp32)": FP32 * shape.trainable,
+        "optimizer state (2 x fp32)": 2 * FP32 * shape.trainable,
+    }
+    if width < FP32:
+        parts["bf16 copies of the weights"] = width * shape.parameters
+    if cfg.loss.beta > 0:
+        parts["reference (fp32)"] = FP32 * shape.trainable
+    return parts
+
+
+def _update_memory(cfg: RunConfig, shape: ModelShape, tokens: int, width: int) -> dict[str, int]:
+    whole = ACTIVATION_BYTES * width // 2 * tokens * shape.hidden
+    checkpointed = whole + shape.layers * tokens * shape.hidden * width
+    return {
+        "activations": checkpointed if cfg.model.gradient_checkpointing else shape.layers * whole,
+        "logits of a micro-batch": LOGIT_COPIES * FP32 * tokens * shape.vocabulary,
+    }
+
+
+def _sampling_memory(shape: ModelShape, rows: int, row_length: int, width: int) -> dict[str, int]:
+    return {
+        "KV cache": width * rows * row_length * shape.cache_values,
+        "drawing a token": DRAW_BYTES * rows * shape.vocabulary,
+    }
+
+
+def _memory_lines(parts: Mapping[str, int]) -> list[str]:
+    return [f"            {name:<28} {_bytes(size):>8}" for name, size in parts.items()]
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.2f} MiB"
+
+
+def _count(number: int) -> str:
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.4g}{unit}"
+    return str(number)
