@@ -121,7 +121,7 @@ def test_epsilon_10_of_r1_cuts_only_above_11(ratio: float, slope: float) -> None
     assert one_token(ratio, -1.0, LossConfig(epsilon=10.0))[1] == pytest.approx(ratio)
 
 
-@pytest.mark.parametrize(("ratio", "weight", "capped"), [(3.0, 3.0, False), (7.0, 5.0, True), (0.01, 0.01, False)])
+@pytest.mark.parametrize(("ratio", "weight", "capped"), [(3.0, 3.0, False), (5.01, 5.0, True), (0.01, 0.01, False)])
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 def test_cispo_by_hand(ratio: float, weight: float, capped: bool, advantage: float) -> None:
     """The cap is absolute, the ratio is a constant, and every token keeps a gradient."""
@@ -185,6 +185,24 @@ def test_masked_positions_change_nothing(cfg: LossConfig, garbage: float) -> Non
     assert loss.equal(dirty_loss)
     assert gradient_BT.equal(dirty_gradient_BT)
     assert not gradient_BT[~clean["mask_BT"]].any() and gradient_BT.any()
+
+
+@every_config
+def test_sums_need_no_second_mask(cfg: LossConfig) -> None:
+    """What the step adds up for the log is 0 or False outside the mask, and not everywhere inside."""
+    rows = batch(4)
+    ref_BT = rows.pop("ref_logprobs_BT")
+    mask_BT, policy_BT = rows["mask_BT"], rows["policy_logprobs_BT"]
+    rows["old_logprobs_BT"] = policy_BT - rows["advantages_B"].sign().unsqueeze(1)  # every ratio is e or 1/e: clipped
+    losses = token_losses(**rows, cfg=cfg)
+    kl_BT = kl_penalty(
+        policy_logprobs_BT=policy_BT, ref_logprobs_BT=ref_BT, ratio_BT=losses.ratio_BT, mask_BT=mask_BT, cfg=cfg
+    )
+    clipped_BT = losses.clipped_low_BT | losses.clipped_high_BT
+    for values_BT in (losses.loss_BT, kl_BT, losses.clipped_low_BT, losses.clipped_high_BT):
+        assert not values_BT[~mask_BT].any()
+    assert losses.loss_BT.any() and kl_BT.any()
+    assert clipped_BT.any() or cfg.epsilon == 10.0
 
 
 @every_config
