@@ -67,7 +67,7 @@ class Progress:
         )
 
     def update(self, step: int, metrics: Metrics) -> None:
-        """Shows update `step` (1 is the first), or an evaluation made after it. Absent metrics keep their last value."""
+        """Shows update `step` (the first is 1) or an evaluation made after it. Absent metrics keep their value."""
         if self.disable:
             return
         evaluation = {name.removeprefix("eval/"): v for name, v in metrics.items() if name.startswith("eval/")}
