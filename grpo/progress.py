@@ -29,6 +29,10 @@ def _thousands(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 10_000 else f"{value:.0f}"
 
 
+def _short(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
 # metric -> (label, how to write the value)
 FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
     "reward": ("reward", "{:.3f}".format),
@@ -72,7 +76,7 @@ class Progress:
             return
         evaluation = {name.removeprefix("eval/"): v for name, v in metrics.items() if name.startswith("eval/")}
         if evaluation:
-            values = "  ".join(f"{name} {value:.3f}" for name, value in evaluation.items())
+            values = "  ".join(f"{name} {_short(value)}" for name, value in evaluation.items())
             self.write(f"{self._place(step)}  held-out  {values}")
         if len(metrics) > len(evaluation):
             self._update(step, metrics)

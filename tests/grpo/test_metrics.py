@@ -16,6 +16,7 @@ LOGGED = [
     "grad_norm", "learning_rate", "tokens_per_second", "step_time", "seconds/sampling", "seconds/scoring",
     "seconds/update", "sampler_gap/mean", "sampler_gap/max", "num_tokens", "rollout", "epoch", "skipped_updates",
     "eval/pass@1", "eval/pass@8", "eval/maj@16", "eval/format_rate", "eval/mean_length", "eval/clipped_ratio",
+    "eval/problems", "eval/samples",
     *(f"verdicts/accuracy/{verdict}" for verdict in Verdict),
 ]  # fmt: skip
 
