@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from grpo.charts import Chart, points, svg
+from grpo.completions import completion_steps, read_completions
 from grpo.errors import ConfigError
 from grpo.files import write_text_atomic
 from grpo.metrics import describe, read_metrics
@@ -23,9 +24,11 @@ from grpo.text import visible
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"
+EVALUATION_FOLDER = "evaluation"  # has a completions folder of its own
 
 Cell = str | float | None
-Sample = Mapping[str, Any]  # question, answer (gold), completion; correct, reward and length where known
+Sample = Mapping[str, Any]
+SAMPLE_KEYS = ("question", "answer", "completion", "correct", "length")
 
 CHARTS = (
     Chart(title="Reward", lines={"reward": "reward"}),
@@ -54,7 +57,8 @@ def report_from_run(run_dir: Path | str) -> Path:
     """Makes the report anew from the run folder: metrics.jsonl, config.yaml, and summary.json where the run has ended.
 
     summary.json: `before` and `after` (metric -> value) make the table; `samples` ({"before": [...], "after": [...]})
-    and `notes` (list of text) are used where present. Raises ConfigError for a folder without metrics.
+    and `notes` (list of text) are used where present, the run's evaluations where not. Raises ConfigError for a folder
+    without metrics.
     """
     run_dir = Path(run_dir)
     if not read_metrics(run_dir):
@@ -66,7 +70,7 @@ def report_from_run(run_dir: Path | str) -> Path:
         run_dir,
         title=f"Run {run_dir.resolve().name}",
         table=before_after_table(before_after),
-        samples=summary.get("samples", {}),
+        samples=summary.get("samples") or evaluation_samples(run_dir),
         notes=summary.get("notes", []),
     )
 
@@ -79,6 +83,23 @@ def before_after_table(summary: Mapping[str, Any]) -> list[list[Cell]]:
     return [["held-out", "before", "after"], *rows] if rows else []
 
 
+def evaluation_samples(run_dir: Path | str, count: int = 3) -> dict[str, list[Sample]]:
+    """`count` sampled solutions of one held-out problem, at the first and at the last evaluation; not hand-picked.
+
+    It is the first problem that both evaluations have, and its first siblings. Empty before the second evaluation.
+    """
+    folder = Path(run_dir) / EVALUATION_FOLDER
+    if not folder.exists() or len(steps := completion_steps(folder)) < 2:
+        return {}
+    before, after = (read_completions(folder, step) for step in (steps[0], steps[-1]))
+    known = {row["problem_id"] for row in after}
+    problem = next((row["problem_id"] for row in before if row["problem_id"] in known), None)
+    return {
+        when: [{key: row[key] for key in SAMPLE_KEYS} for row in rows if row["problem_id"] == problem][:count]
+        for when, rows in (("before", before), ("after", after))
+    }
+
+
 def write_report(
     run_dir: Path | str,
     *,
@@ -89,7 +110,8 @@ def write_report(
 ) -> Path:
     """Writes `<run_dir>/report.html` and returns its path.
 
-    table: a heading row, then rows. samples: `before` and `after`, completions of the same problems in the same order.
+    table: a heading row, then rows. samples: `before` and `after`, completions of the same problems in the same order;
+    each a mapping with question, answer (gold) and completion, and correct, length (tokens) where known.
     Curves, times and the config come from the run folder.
     """
     run_dir = Path(run_dir)
@@ -98,7 +120,7 @@ def write_report(
         ("Before and after", _table(table)),
         ("Curves over updates", _curves(metrics)),
         ("Where the time went", _times(metrics)),
-        ("The same problems, before and after", _samples(samples)),
+        ("The same problem, before and after", _samples(samples)),
         ("Configuration", _config(run_dir)),
     )
     body = "".join(f"<section><h2>{heading}</h2>{html}</section>" for heading, html in sections if html)
@@ -164,12 +186,14 @@ def _times(metrics: list[dict[str, float | None]]) -> str:
 
 
 def _samples(samples: Mapping[str, Sequence[Sample]]) -> str:
-    pairs = zip(samples.get("before", []), samples.get("after", []), strict=True)
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for before, after in zip(samples.get("before", []), samples.get("after", []), strict=True):
+        pair = f'<div class="pair">{_sample("before", before)}{_sample("after", after)}</div>'
+        pairs.setdefault((before["question"], before["answer"]), []).append(pair)
     return "".join(
-        f'<article><p class="question">{_text(before["question"])}</p>'
-        f'<p class="gold">gold answer: <code>{_text(before["answer"])}</code></p>'
-        f'<div class="pair">{_sample("before", before)}{_sample("after", after)}</div></article>'
-        for before, after in pairs
+        f'<article><p class="question">{_text(question)}</p>'
+        f'<p class="gold">gold answer: <code>{_text(answer)}</code></p>{"".join(of_problem)}</article>'
+        for (question, answer), of_problem in pairs.items()
     )
 
 

@@ -43,6 +43,7 @@ article { padding: 1rem; margin: 0 0 1rem; }
 .question { margin: 0; font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }
 .gold { margin: .1rem 0 .8rem; color: var(--soft); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
+.pair + .pair { margin-top: 1rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 .sample { border-left: 3px solid var(--line); padding-left: .8rem; min-width: 0; }
 .sample.correct { border-color: var(--good); } .sample.wrong { border-color: var(--bad); }
 .sample h3 span { color: var(--soft); font-weight: 400; }

@@ -6,12 +6,16 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
+from data.problem import Problem
 from grpo.charts import Chart, moving_average, points, svg
 from grpo.cli import main
+from grpo.completions import write_completions
 from grpo.errors import ConfigError
 from grpo.metrics import MetricsLog
-from grpo.report import before_after_table, report_from_run, write_report
+from grpo.report import before_after_table, evaluation_samples, report_from_run, write_report
+from grpo.types import Rollout, RolloutGroup, ScoredGroup
 
 HOSTILE = "<script>alert(1)</script> </pre><img src=x onerror=alert(2)> \x1b[31m \x00 \ud800 {braces} &amp;"
 
@@ -122,7 +126,38 @@ def test_model_text_is_escaped_everywhere(run_dir):
 def test_a_run_without_summary_is_described_by_its_evaluations(run_dir):
     page = Page(report_from_run(run_dir))
     assert re.search(r"pass@1\s+0.250\s+0.750\s+pass@8\s+0.800\s+0.950", page.text)
-    assert "The same problems" not in page.text
+    assert "The same problem" not in page.text
+
+
+def evaluate(run_dir, step, problem_ids, text, correct):
+    groups = []
+    for problem_id in problem_ids:
+        problem = Problem(id=problem_id, question=f"{problem_id}?", answer="7", prompt="Q")
+        rollouts = tuple(
+            Rollout(
+                prompt_ids=(1,), completion_ids=(5,), sampler_logprobs=(-0.1,), text=f"{text} {g}", stop_reason="eos"
+            )
+            for g in range(4)
+        )
+        group = RolloutGroup(problem=problem, rollouts=rollouts)
+        groups.append(ScoredGroup(group=group, rewards_G=[0.0] * 4, correct_G=[correct] * 4, parts={}, verdicts={}))
+    write_completions(run_dir / "evaluation", 0, step, groups, torch.zeros(len(groups), 4))
+
+
+def test_samples_come_from_the_first_and_the_last_evaluation(run_dir):
+    assert evaluation_samples(run_dir) == {}
+    evaluate(run_dir, 0, ["a", "b", "c"], "early", False)
+    assert evaluation_samples(run_dir) == {}
+    evaluate(run_dir, 5, ["a", "b", "c"], "middle", False)
+    evaluate(run_dir, 10, ["d", "c", "b"], "late", True)
+    samples = evaluation_samples(run_dir)
+    expected = {"question": "b?", "answer": "7", "length": 1}
+    assert samples["before"] == [expected | {"completion": f"early {g}", "correct": False} for g in range(3)]
+    assert samples["after"] == [expected | {"completion": f"late {g}", "correct": True} for g in range(3)]
+    page = Page(report_from_run(run_dir))
+    assert (
+        page.text.count("b?") == 1 and "early 2" in page.text and "late 2" in page.text and "early 3" not in page.text
+    )
 
 
 def test_a_run_that_has_only_begun_has_a_report(tmp_path):
