@@ -49,7 +49,9 @@ def well_formed_rows(prompts: Sequence[Conversation], completions: Sequence[Conv
 
 def unpaid(reward: Reward) -> Reward:
     """`reward` for a completion out of format where format is required: the judgement stays, the score is 0."""
-    return reward if reward.score is None else replace(reward, score=0.0, reason=reward.reason or "not well-formed")
+    if reward.score is None:
+        return reward
+    return replace(reward, score=0.0, reason="not well-formed" if reward.correct else reward.reason)
 
 
 def _visible(text: str) -> bool:

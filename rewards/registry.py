@@ -150,7 +150,7 @@ def _find(target: str) -> Callable[..., Any]:
         return _import(target)
     known = sorted([*BUILT_IN, *_registered])
     near = difflib.get_close_matches(target, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
     raise RewardError(f"unknown reward {target!r}: {hint} Your own function goes in as package.module:function")
 
 

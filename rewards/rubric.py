@@ -140,7 +140,8 @@ def _rows(prompts: Any, completions: Any, completion_ids: Any, columns: Mapping[
     if clash := sorted(set(RESERVED) & set(columns)):
         raise RewardError(f"the data has columns that reward functions know by another meaning; rename {clash}")
     passed_on = {name: values for name, values in columns.items() if name not in NOT_PASSED_ON}
-    rows = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **passed_on}
+    ids = [list(row) for row in completion_ids]
+    rows = {"prompts": prompts, "completions": completions, "completion_ids": ids, **passed_on}
     if wrong := {name: len(values) for name, values in rows.items() if len(values) != len(completions)}:
         raise RewardError(
             f"{len(completions)} completions, but other lengths in {wrong}: give one entry per completion"

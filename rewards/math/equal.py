@@ -7,7 +7,8 @@ from fractions import Fraction
 
 from rewards.math.evaluate import Undefined, exact, names, proportional, same_value
 from rewards.math.normalize import compact, normalize, words
-from rewards.math.parse import (
+from rewards.math.parse import parse
+from rewards.math.tree import (
     Based,
     Collection,
     Expression,
@@ -18,7 +19,6 @@ from rewards.math.parse import (
     Operation,
     Quantity,
     Relation,
-    parse,
 )
 from rewards.reward import Verdict
 
@@ -109,8 +109,8 @@ def _same_expression(gold: Expression, answer: Expression) -> bool:
         return True
     if _infinite(gold) or _infinite(answer):
         return False
-    if _is_stated(gold) and not _is_stated(answer):
-        return False
+    if _is_stated(gold) and not _is_stated(answer) and exact(gold) is not None:
+        return False  # the problem's own sum, written out again, is no result
     return same_value(gold, answer)
 
 

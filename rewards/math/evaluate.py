@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from rewards.math.parse import Expression, Name, Number
+from rewards.math.tree import Expression, Name, Number
 
 MAX_BITS = 20_000  # of an exact power
 MAX_FACTORIAL = 500
@@ -92,15 +92,11 @@ def same_value(left: Expression, right: Expression) -> bool:
     left_exact, right_exact = exact(left), exact(right)
     if left_exact is not None and right_exact is not None:
         return left_exact == right_exact
-    if names(left) != names(right):
-        return False
     return all(_close(numeric(left, point), numeric(right, point)) for point in range(len(POINTS)))
 
 
 def proportional(left: Expression, right: Expression) -> bool:
     """Whether left / right is one non-zero constant at all points: the same equation, scaled."""
-    if names(left) != names(right):
-        return False
     tops = [numeric(left, point) for point in range(len(POINTS))]
     bottoms = [numeric(right, point) for point in range(len(POINTS))]
     if any(value == 0 for value in tops + bottoms):

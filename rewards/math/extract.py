@@ -88,7 +88,7 @@ def _last_boxes(text: str, boxes: list[tuple[int, int, str]]) -> str:
     start, _, content = boxes[-1]
     contents = [content]
     for earlier_start, earlier_end, earlier in reversed(boxes[:-1]):
-        if earlier_start < start < earlier_end or not JOINED.fullmatch(text, earlier_end, max(start, earlier_end)):
+        if earlier_end > start or not JOINED.fullmatch(text, earlier_end, start):
             break
         contents.insert(0, earlier)
         start = earlier_start

@@ -93,7 +93,7 @@ def _bare(text: str) -> str:
     for left, right in MATH_DELIMITERS:
         inside = text[len(left) : -len(right)]
         if len(text) > len(left) + len(right) - 1 and text.startswith(left) and text.endswith(right):
-            return inside.strip().removesuffix(".") if left.strip("$") or "$" not in inside else text
+            return inside.strip().removesuffix(".") if left.strip("$") or "$" not in inside.replace("\\$", "") else text
     return text
 
 

@@ -4,199 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
+
+from rewards.math.tokens import (
+    CONSTANTS,
+    CURRENCIES,
+    FUNCTIONS,
+    GREEK,
+    NOT_UNITS,
+    RELATIONS,
+    SHORT_UNITS,
+    tokens_of,
+)
+from rewards.math.tree import Based, Collection, Name, Node, NotMath, Number, Operation, Quantity, Relation
 
 MAX_CHARACTERS = 300
 MAX_DEPTH = 25
-
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "log",
-        "ln",
-        "exp",
-        "sqrt",
-        "asin",
-        "acos",
-        "atan",
-        "lg",
-    ]
-)
-GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Sigma",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-    ]
-)
-CONSTANTS = {"pi": "pi", r"\pi": "pi", r"\infty": "oo", "inf": "oo", "infinity": "oo", "oo": "oo"}
-SHORT_UNITS = frozenset(["cm", "mm", "km", "kg", "mg", "ml", "ft", "in", "mi", "lb", "oz", "hr"])
-SHORT_WORDS = frozenset(
-    [
-        "no",
-        "is",
-        "or",
-        "an",
-        "on",
-        "of",
-        "to",
-        "if",
-        "as",
-        "at",
-        "by",
-        "it",
-        "we",
-        "he",
-        "so",
-        "up",
-        "do",
-        "go",
-        "my",
-        "me",
-        "us",
-    ]
-)
-NOT_UNITS = frozenset(
-    [
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "dozen",
-        "half",
-        "plus",
-        "minus",
-        "times",
-        "over",
-        "divided",
-        "point",
-        "squared",
-        "cubed",
-        "not",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "maybe",
-        "wait",
-        "but",
-        "then",
-        "actually",
-    ]
-)
-RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\in"])
-CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
-TOKEN = re.compile(
-    r"\\(?:begin|end)\{[pb]matrix\}|\\[A-Za-z]+|\\\\|\\[{}|]|\"[^\"]*\"|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3}(?![\d.]))?"
-    r"|[A-Za-z]+|\*\*|[^\s\w]|_"
-)
 DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}")
-
-
-class NotMath(ValueError):
-    """Text that is not an expression of the small grammar."""
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    value: Fraction
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A variable, or one of the constants pi, e, i, oo."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """kind: + * / ^ neg ! abs, or the name of a function."""
-
-    kind: str
-    arguments: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    value: Node
-    unit: str
-
-
-@dataclass(frozen=True, slots=True)
-class Based:
-    """Digits in a stated base: 52_8."""
-
-    digits: str
-    base: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    kind: str
-    left: Node
-    right: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """kind: 'list' (order free), 'union', 'rows' (a matrix), or the two brackets of a tuple or interval."""
-
-    kind: str
-    items: tuple[Node, ...]
-
-
-Expression = Number | Name | Operation
-Node = Expression | Quantity | Based | Relation | Collection
 
 
 def parse(text: str) -> Node:
@@ -209,18 +33,7 @@ def parse(text: str) -> Node:
             raise NotMath("a word")
     if DATE.fullmatch(text):
         raise NotMath("a date")
-    return _Parser(_tokens(text)).whole()
-
-
-def _tokens(text: str) -> list[str]:
-    tokens: list[str] = []
-    for token in TOKEN.findall(text):
-        known = token in FUNCTIONS or token in CONSTANTS or token in SHORT_UNITS or token in SHORT_WORDS
-        if token.isalpha() and len(token) <= 2 and not known:
-            tokens.extend(token)
-        else:
-            tokens.append("^" if token == "**" else token)
-    return tokens
+    return _Parser(tokens_of(text)).whole()
 
 
 class _Parser:
@@ -301,8 +114,12 @@ class _Parser:
     def quantity(self) -> Node:
         currency = CURRENCIES.get(self.peek(), "")
         self.at += bool(currency)
+        start = self.at
         value = self.nested(self.sum)
+        read = {token.lstrip("\\") for token in self.tokens[start : self.at]}
         unit = currency or self.unit()
+        if unit == "degree" and read & FUNCTIONS - {"sqrt"}:
+            raise NotMath("degrees inside a function")
         return Quantity(value, unit) if unit else value
 
     def unit(self) -> str:
@@ -414,8 +231,6 @@ class _Parser:
 
     def number(self) -> Node:
         token = self.take()
-        if len(token) > 1 and token[0] == "0" and token[1].isdigit() and len(self.tokens) > 1 and self.depth > 2:
-            raise NotMath("a leading zero inside an expression")
         if self.peek() == "_":
             self.at += 1
             base = self.argument()

@@ -1,0 +1,48 @@
+"""What holds for every file of the package."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "rewards").rglob("*.py"))
+FORBIDDEN = {"eval", "exec", "compile", "sympify", "parse_expr", "lambdify", "S", "pickle", "loads", "literal_eval"}
+HEAVY = ["torch", "sympy", "mpmath", "reasoning_gym", "transformers", "datasets", "numpy"]
+
+
+def calls(tree):
+    """Dotted names of everything that is called."""
+    return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_nothing_that_executes_text_is_called_or_imported():
+    assert len(FILES) > 10
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        called = [name for name in calls(tree) if name.rpartition(".")[2] in FORBIDDEN and name != "re.compile"]
+        assert called == [], path
+        assert not {"pickle", "marshal", "sympy", "torch", "subprocess"} & set(imports(tree)), path
+
+
+def test_importing_rewards_takes_nothing_heavy_along():
+    code = f"import sys, rewards, rewards.accuracy, rewards.gym; print([m for m in {HEAVY} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_a_plain_number_is_judged_without_any_library():
+    code = (
+        "import sys; from rewards.math.equal import verify; verify(gold='1,234', answer='1234.0');"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
