@@ -50,7 +50,7 @@ def marked_answer(text: str) -> str | None:
     if not phrases:
         return None
     line = text[phrases[-1].end() :].partition("\n")[0]
-    return SENTENCE_END.split(line, maxsplit=1)[0].strip(" *") or None
+    return SENTENCE_END.split(line, maxsplit=1)[0].strip(" *").strip() or None
 
 
 def extract_gold(text: str) -> str:
@@ -92,4 +92,4 @@ def _last_boxes(text: str, boxes: list[tuple[int, int, str]]) -> str:
             break
         contents.insert(0, earlier)
         start = earlier_start
-    return ", ".join(dict.fromkeys(contents))
+    return ", ".join(dict.fromkeys(filter(None, contents)))
