@@ -6,6 +6,7 @@ minibatches resumes from the last boundary and does the sequence again, with the
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from data.order import problems_of_rollout
 from grpo import checkpoint as checkpoints
 from grpo.checkpoint import Checkpoint
 from grpo.completions import rewind_completions, write_completions
-from grpo.config import RunConfig
+from grpo.config import RunConfig, in_updates
 from grpo.distributed import Dist, start
 from grpo.errors import CheckpointError, ConfigError, NonFiniteUpdateError
 from grpo.evaluation import evaluate
@@ -123,7 +124,7 @@ class Training:
         rewind_completions(self.run_dir, self.position.update)
         start_trackers(
             self.accelerator,
-            project="grpo",
+            project=os.environ.get("WANDB_PROJECT", "grpo"),
             run_name=self.cfg.output.run_name or self.run_dir.name,
             run_dir=self.run_dir,
             config=to_flat(self.cfg),
@@ -233,7 +234,7 @@ class Training:
         done = self.position.update >= self.total
         evaluate_now = self.due(self.cfg.eval.eval_steps, before) or (done and self.cfg.eval.eval_on_end)
         improved = not self.stopped and evaluate_now and self.evaluate()
-        if self.stopped or improved or done or self.due(self.cfg.output.save_steps, before):
+        if self.stopped or improved or done or self.due(in_updates(self.cfg.output.save_steps, self.total), before):
             self.save()
 
     def due(self, every: int, before: int) -> bool:
