@@ -53,10 +53,7 @@ BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u
 
 
 def normalize(text: str) -> str:
-    r"""`text` in one spelling; what `\text{}` held stands in double quotes, as the parser wants it.
-
-    Raises ValueError for bidirectional control characters: what a reader sees is then not what is compared.
-    """
+    r"""`text` in one spelling; what `\text{}` held stands in double quotes, as the parser wants it. Never raises."""
     if text.isdigit() and text.isascii():
         return text
     if not text.isascii():
@@ -98,8 +95,6 @@ def _bare(text: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    if not BIDI.isdisjoint(text):
-        raise ValueError("bidirectional control characters")
     return "".join(map(_spell, _scripts(text)))
 
 
@@ -117,7 +112,7 @@ def _spell(character: str) -> str:
     if character in SIGNS:
         return SIGNS[character]
     if unicodedata.category(character) == "Cf":
-        return ""
+        return character if character in BIDI else ""  # what turns the reading order must not vanish unseen
     kind, _, _ = unicodedata.decomposition(character).partition(" ")
     if kind == "<fraction>" and "⁄" in (parts := unicodedata.normalize("NFKC", character)):
         numerator, _, denominator = parts.partition("⁄")

@@ -343,6 +343,7 @@ def test_powers_beyond_the_cap_are_unparsed():
 @settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_never_raises_on_any_text(gold, answer):
+    assert isinstance(normalize(answer), str)
     verdict, reason = verify(gold=gold, answer=answer)
     assert isinstance(verdict, Verdict) and isinstance(reason, str)
     gold_problem(gold)
