@@ -5,9 +5,12 @@ from __future__ import annotations
 import decimal
 import difflib
 import hashlib
+import importlib
 import json
+import random
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 from data.gym_tasks import REFUSED_TASKS, REVIEWED_TASKS
@@ -132,14 +135,22 @@ def _scorer(task: str, settings: str) -> Callable[[str, dict[str, Any]], float]:
 
 def _dataset(task: str, *, size: int, seed: int, settings: Mapping[str, Any]) -> Any:
     _refuse_unreviewed(task)
-    import reasoning_gym
-
+    reasoning_gym = _import_reasoning_gym()
     try:
         return reasoning_gym.create_dataset(task, size=size, seed=seed, **settings)
     except (TypeError, ValueError, AssertionError) as error:
         raise DataError(
             f"gym:{task} does not take dataset_kwargs {dict(settings)} with size {size}: {error}"
         ) from error
+
+
+def _import_reasoning_gym() -> ModuleType:
+    """The first import draws from Python's global generator; a run must not depend on when that happens."""
+    state = random.getstate()
+    try:
+        return importlib.import_module("reasoning_gym")
+    finally:
+        random.setstate(state)
 
 
 def _refuse_unreviewed(task: str) -> None:
