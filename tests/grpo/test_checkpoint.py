@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -33,6 +33,7 @@ from grpo.checkpoint import (
     save_checkpoint,
 )
 from grpo.errors import CheckpointError, ConfigError
+from rewards.reward import Verdict
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -101,6 +102,7 @@ ANY_JSON = st.recursive(
     tensors=st.dictionaries(st.text(min_size=1).filter(lambda name: name != "__metadata__"), any_tensor(), max_size=4),
     state=st.dictionaries(st.text(), ANY_JSON, max_size=4),
 )
+@example(tensors={}, state={"odd floats": [math.nan, math.inf, -math.inf, -0.0, 5e-324], "large": 2**80, "yes": True})
 def test_round_trip_is_exact(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, torch.Tensor], state: dict[str, Any]
 ) -> None:
@@ -136,11 +138,14 @@ def test_loaded_tensors_survive_the_checkpoint(tmp_path: Path) -> None:
     values = torch.randn(100_000)
     checkpoint = open_checkpoint(save(tmp_path, 1, tensors={"optimizer": {"moment": values}}))
     loaded = checkpoint.tensors("optimizer")
-    (checkpoint.path / "trainer_state" / "optimizer.safetensors").write_bytes(b"")
+    with (checkpoint.path / "trainer_state" / "optimizer.safetensors").open("r+b") as file:
+        file.write(bytes(400_000))
     assert torch.equal(loaded["moment"], values)
 
 
-@pytest.mark.parametrize("value", [(1, 2), {1: "a"}, {"deep": [{"t": (1,)}]}, torch.ones(1), {3, 4}, "\ud800\udc00"])
+@pytest.mark.parametrize(
+    "value", [(1, 2), {1: "a"}, Verdict.CORRECT, {"deep": [{"t": (1,)}]}, torch.ones(1), {3, 4}, "\ud800\udc00"]
+)
 def test_state_that_json_would_change_is_refused(tmp_path: Path, value: object) -> None:
     with pytest.raises(CheckpointError, match=r"state\['odd'\]"):
         save(tmp_path, 1, state={"fine": 1, "odd": value})
@@ -164,6 +169,23 @@ def test_layout(tmp_path: Path) -> None:
 def test_every_file_is_readable_by_whoever_may_read_the_manifest(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     assert len({(path / name).stat().st_mode for name in FILES}) == 1
+
+
+@pytest.mark.normal
+def test_transformers_reads_the_folder(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, DeepseekV3Config
+
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 16, "moe_intermediate_size": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "q_lora_rank": 4, "kv_lora_rank": 4}
+    head_sizes = {"qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    config = DeepseekV3Config(num_hidden_layers=2, first_k_dense_replace=1, **sizes, **heads, **head_sizes, **experts)
+    model = AutoModelForCausalLM.from_config(config)
+    path = save(tmp_path, 1, export=model.save_pretrained)
+    loaded = AutoModelForCausalLM.from_pretrained(open_checkpoint(path).path).state_dict()
+    assert {name: bits(value) for name, value in loaded.items()} == {
+        name: bits(value) for name, value in model.state_dict().items()
+    }
 
 
 def test_unknown_tensors_name_the_file(tmp_path: Path) -> None:
