@@ -36,6 +36,7 @@ class BatchPlan:
 
 def plan_batch(values: Mapping[str, Any], *, num_generations: int, num_processes: int) -> BatchPlan:
     """What the batch keys among `values` ask for. Raises ConfigError for a value below 1 and for TRL's own conflict."""
+    values = {key: values[key] for key in BATCH_KEYS if values.get(key) is not None}
     per_device = _count(values, "per_device_train_batch_size", DEFAULT_PER_DEVICE)
     accumulation = _count(values, "gradient_accumulation_steps", 1)
     if "steps_per_generation" in values and "generation_batch_size" in values:

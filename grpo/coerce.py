@@ -48,6 +48,14 @@ class CoreDumper(yaml.SafeDumper):
 
     yaml_implicit_resolvers = yaml.SafeDumper.yaml_implicit_resolvers | _RESOLVERS
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        # PyYAML writes these three line breaks bare, and reads them back as a space.
+        style = '"' if any(mark in text for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+CoreDumper.add_representer(str, CoreDumper.represent_str)
+
 
 def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=CoreLoader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -90,8 +91,8 @@ def prompt_lines(problem: Problem, tokenizer: Any, model: nn.Module, cfg: RunCon
 
 
 def reward_lines(cfg: RunConfig, problems: Sequence[Problem], tokenizer: Any) -> list[str]:
-    """What the rewards give the gold answer of each problem, written in R1's format; less than full marks is a
-    warning: no completion could earn them either."""
+    """What the rewards give the gold answer of each problem, written in R1's format; one that is judged wrong, or whose
+    row is masked, can teach nothing and is a warning."""
     from transformers import TrainerState
 
     if not cfg.rewards.reward_funcs:
@@ -104,7 +105,7 @@ def reward_lines(cfg: RunConfig, problems: Sequence[Problem], tokenizer: Any) ->
         parts = ", ".join(f"{name} {values[0]}" for name, values in group.parts.items())
         answer = visible(group.group.problem.answer)
         lines.append(f"{group.group.problem.id}: answer {answer!r} -> reward {group.rewards_G[0]:g} ({parts})")
-    wrong = sum(group.correct_G[0] is False for group in scored)
+    wrong = sum(group.correct_G[0] is False or math.isnan(group.rewards_G[0]) for group in scored)
     if wrong:
         lines.append(f"WARNING: {wrong} of {len(scored)} gold answers are not accepted; look at them before training")
     return lines

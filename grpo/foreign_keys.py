@@ -88,12 +88,22 @@ _NOT_YET = {
 }
 NOT_YET: dict[str, str] = {key: what for what, keys in _NOT_YET.items() for key in keys.split()}
 
-# Values that ask for what happens here anyway; for every other key: false, null, 0, and empty.
+# Values that ask for what happens here anyway, or TRL's defaults of what is off by default; for every other key these
+# are false, null, 0, and empty.
 NEUTRAL = {
     "multi_objective_aggregation": "sum_then_normalize",
     "shuffle_dataset": True,
     "train_sampling_strategy": "random",
     "top_entropy_quantile": 1.0,
+    "sapo_temperature_neg": 1.05,
+    "sapo_temperature_pos": 1.0,
+    "vespo_k_neg": 3.0,
+    "vespo_k_pos": 2.0,
+    "vespo_lambda_neg": 2.0,
+    "vespo_lambda_pos": 3.0,
+    "entropy_coef_max": 1.0,
+    "entropy_coef_delta": 0.005,
+    "entropy_target": 0.2,
 }
 
 # Reward names of open-r1 and TRL without a counterpart yet; any other name is left to the rewards' own check.

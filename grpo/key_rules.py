@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -100,16 +99,6 @@ def _every_epoch(values: Values) -> Outcome:
     return _became(f"a share of all updates: once in each of {epochs:g} epochs", save_steps=1 / epochs)
 
 
-def _save_steps(value: Any, values: Values) -> Outcome | None:
-    share = coerce("save_steps", value, float)
-    if not 0 < share < 1:
-        return None
-    max_steps = coerce("max_steps", values.get("max_steps", -1), int)
-    if max_steps > 0:
-        return _became(f"{share:g} of max_steps", save_steps=math.ceil(share * max_steps))
-    return _became("a share of all updates", save_steps=share)
-
-
 def _save_total_limit(value: Any, values: Values) -> Outcome | None:
     if value == 1:
         return _became("one must stay valid while the next is written", save_total_limit=2)
@@ -194,13 +183,13 @@ RULES: dict[str, Callable[[Any, Values], Outcome | None]] = {
     "scale_rewards": _scale_rewards,
     "warmup_ratio": _warmup_ratio,
     "save_strategy": _save_strategy,
-    "save_steps": _save_steps,
     "save_total_limit": _save_total_limit,
     "eval_strategy": _eval_strategy,
     "num_generations_eval": lambda value, values: _became(eval_samples=value),
     "logging_strategy": _logging_strategy,
     "overwrite_output_dir": _overwrite_output_dir,
     "resume_from_checkpoint": _resume,
+    "activation_checkpointing": lambda value, values: _became(gradient_checkpointing=value),
     "optim": _optim,
     "report_to": _report_to,
     "reward_funcs": _reward_funcs,

@@ -67,8 +67,8 @@ def classify(values: Values, *, flags: Collection[str] = (), num_processes: int 
     for an unknown key and for two keys that disagree about the same thing.
     """
     refuse_unknown([key for key in values if not key.startswith(("hub_", "vllm_"))], KNOWN_KEYS)
-    outcomes = {key: _outcome(key, value, values) for key, value in values.items() if key not in BATCH_KEYS}
-    batch_keys = [key for key in BATCH_KEYS if key in values]
+    batch_keys = [key for key in BATCH_KEYS if values.get(key) is not None]
+    outcomes = {key: _outcome(key, value, values) for key, value in values.items() if key not in batch_keys}
     if batch_keys:
         plan = plan_batch(values, num_generations=_num_generations(values), num_processes=num_processes)
         native = {"problems_per_rollout": plan.problems_per_rollout, "num_minibatches": plan.num_minibatches}
@@ -94,13 +94,13 @@ def _outcome(key: str, value: Any, values: Values) -> Outcome:
         return outcome
     if key in NATIVE_KEYS:
         return Outcome(kind="supported", native={key: value})
-    if key in HARMLESS:
-        return Outcome(kind="harmless", text=HARMLESS[key])
+    if key in HARMLESS or key in BATCH_KEYS:
+        return harmless(HARMLESS.get(key, "null, so not set"))
     if key in SFT_KEYS:
         return Outcome(kind="not_yet", text=SFT)
     if key.startswith(("hub_", "vllm_")):
         return _only_with("push_to_hub", HUB, values) if key[0] == "h" else _only_with("use_vllm", VLLM, values)
-    neutral = value == NEUTRAL[key] if key in NEUTRAL else value in OFF
+    neutral = value in OFF if key not in NEUTRAL else value in (None, NEUTRAL[key])
     return harmless("off here too") if neutral else not_yet(NOT_YET[key])
 
 

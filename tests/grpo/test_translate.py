@@ -1,0 +1,345 @@
+"""What becomes of the keys of TRL and open-r1 recipes: the four lists of eight real files, pinned."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo.batch_plan import plan_batch
+from grpo.coerce import load_yaml
+from grpo.errors import ConfigError
+from grpo.foreign_keys import HARMLESS, NOT_YET, SFT_KEYS
+from grpo.key_rules import RULES
+from grpo.parse import parse_run_config
+from grpo.translate import KNOWN_KEYS, NATIVE_KEYS, KeyReport, classify
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = Path(os.environ.get("R1_SHARED_DATA", ROOT.parent / "shared" / "data")) / "open-r1-recipes"
+
+MODEL = {"model_name_or_path", "model_revision", "gradient_checkpointing", "dataset_name"}
+RUN = {
+    "learning_rate",
+    "logging_steps",
+    "lr_scheduler_type",
+    "max_steps",
+    "num_train_epochs",
+    "output_dir",
+    "report_to",
+    "seed",
+}
+GRPO = {"dataset_prompt_column", "system_prompt", "log_completions", "max_completion_length", "num_generations"}
+TRANSLATED = {
+    "torch_dtype", "bf16", "attn_implementation", "overwrite_output_dir", "save_total_limit", "warmup_ratio",
+    "per_device_train_batch_size", "gradient_accumulation_steps",
+}  # fmt: skip
+HARMLESS_EVERYWHERE = {"do_eval", "gradient_checkpointing_kwargs", "log_level", "logging_strategy"}
+HUB = {"hub_model_id", "hub_strategy", "push_to_hub"}
+MIN_LR = {"lr_scheduler_kwargs"}
+SFT_FILE = (
+    MODEL | RUN | MIN_LR | {"dataset_config", "max_grad_norm"},
+    TRANSLATED | {"eval_strategy", "save_strategy"},
+    HARMLESS_EVERYWHERE | {"dataset_num_proc", "per_device_eval_batch_size", "use_liger_kernel"},
+    HUB | {"packing", "max_length"},
+)
+DEMO = (
+    MODEL | RUN | GRPO | {"reward_weights"},
+    TRANSLATED | {"max_prompt_length", "save_strategy"},
+    HARMLESS_EVERYWHERE | {"logging_first_step", "per_device_eval_batch_size"},
+    HUB | {"use_vllm", "reward_funcs"},
+)
+CODE = (
+    MODEL | RUN | GRPO | MIN_LR | {"reward_weights", "beta", "save_steps", "temperature"},
+    TRANSLATED | {"max_prompt_length"},
+    HARMLESS_EVERYWHERE | {"logging_first_step", "save_strategy"},
+    HUB | {"use_vllm", "reward_funcs"},
+)
+NONE: tuple[set[str], ...] = (set(), set(), set(), set())
+
+
+def joined(*parts: tuple[set[str], ...]) -> tuple[set[str], ...]:
+    return tuple(set.union(*sets) for sets in zip(*parts, strict=True))
+
+
+EXPECTED = {
+    "DeepSeek-R1-Distill-Qwen-1.5B__grpo__config_demo": joined(
+        DEMO, (MIN_LR | {"chat_template", "temperature"}, set(), {"use_liger_kernel"}, set())
+    ),
+    "Qwen2.5-1.5B-Instruct__grpo__config_demo": DEMO,
+    "Qwen2.5-1.5B-Instruct__grpo__config_demo_code": CODE,
+    "Qwen2.5-1.5B-Instruct__grpo__config_demo_code_ioi": joined(
+        CODE, (set(), set(), set(), {"code_language", "code_eval_test_batch_size"})
+    ),
+    "Qwen2.5-Coder-7B-Instruct__grpo__config_codeforces": joined(
+        CODE,
+        (
+            {"dataset_config", "dataset_test_split", "dataset_train_split", "loss_type", "max_grad_norm",
+             "mask_truncated_completions"},
+            {"scale_rewards", "eval_strategy", "wandb_entity", "wandb_project"},
+            set(),
+            {"callbacks", "benchmarks", "vllm_device", "vllm_gpu_memory_utilization", "hub_model_revision",
+             "code_eval_test_batch_size", "code_eval_scoring_mode"},
+        ),
+    ),
+    "OlympicCoder-32B__sft__config_v00.00": joined(
+        SFT_FILE, (set(), set(), {"save_only_model"}, {"hub_always_push", "optim"})
+    ),
+    "OlympicCoder-7B__sft__config_v00.00": SFT_FILE,
+    "OpenR1-Distill-7B__sft__config_distill": joined(SFT_FILE, ({"chat_template", "eos_token"}, set(), set(), set())),
+}  # fmt: skip
+EXPECTED["Qwen2.5-Coder-7B-Instruct__grpo__config_codeforces"][0].discard("lr_scheduler_kwargs")
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def recipe(name: str) -> Path:
+    path = RECIPES / f"{name}.yaml"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    return path
+
+
+def lists(report: KeyReport) -> tuple[set[str], ...]:
+    return set(report.supported), set(report.translated), set(report.harmless), set(report.not_yet)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_key_of_a_recipe_has_one_pinned_fate(name: str) -> None:
+    values = load_yaml(recipe(name).read_text())
+    found = lists(classify(values))
+    assert found == EXPECTED[name]
+    assert sum(map(len, found)) == len(values)
+
+
+def test_all_eight_recipes_are_pinned() -> None:
+    if not RECIPES.exists():
+        pytest.skip(f"{RECIPES} is not here")
+    files = [p.stem for pattern in ("*__grpo__*", "*__sft__*") for p in RECIPES.glob(pattern)]
+    assert sorted(files) == sorted(EXPECTED)
+
+
+def test_what_the_codeforces_recipe_becomes() -> None:
+    report = classify(
+        load_yaml(recipe("Qwen2.5-Coder-7B-Instruct__grpo__config_codeforces").read_text()), num_processes=8
+    )
+    # Its own comment: 8 GPUs x 32 x 4 = 1024 completions, 64 problems, one update.
+    assert report.native["problems_per_rollout"] == 64 and report.native["num_minibatches"] == 1
+    assert report.native["dtype"] == "bfloat16" and report.native["scale_rewards"] == "none"
+    assert report.native["warmup_steps"] == 0.1 and report.native["save_steps"] == 0.05
+    assert report.native["save_total_limit"] == 2 and report.native["eval_steps"] == 0
+    assert report.native["reward_funcs"] == [] and report.native["reward_weights"] == []
+    assert report.environment == {"WANDB_ENTITY": "huggingface", "WANDB_PROJECT": "open-r1"}
+    assert report.not_yet["reward_funcs"] == "later rewards: cf_code, code_format"
+    assert report.not_yet["vllm_device"] == "the vLLM sampler"
+    assert report.not_yet["hub_strategy"] == "hub upload"
+
+
+def test_a_recipe_runs_once_what_it_waits_for_is_removed(tmp_path: Path) -> None:
+    values = load_yaml(recipe("Qwen2.5-1.5B-Instruct__grpo__config_demo").read_text())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe("Qwen2.5-1.5B-Instruct__grpo__config_demo").read_text())
+    flags = ["--use_vllm", "false", "--push_to_hub", "false", "--reward_funcs", "accuracy", "format"]
+    parsed = parse_run_config(["--config", str(path), *flags, "--reward_weights", "1", "1"])
+    assert parsed.config.optim.learning_rate == values["learning_rate"] == 2e-5
+    assert parsed.config.optim.warmup_steps == 0.1
+    assert parsed.config.data.max_prompt_length == 512
+    assert parsed.config.model.attn_implementation == "sdpa"
+    assert parsed.config.sampling.problems_per_rollout == 4
+    assert "translated warmup_ratio -> warmup_steps: 0.1 (a share of all updates)" in parsed.notes
+
+
+def test_every_key_of_trl_is_known() -> None:
+    from trl import GRPOConfig, ModelConfig, ScriptArguments, SFTConfig
+
+    names = {f.name for cls in (GRPOConfig, ModelConfig, ScriptArguments, SFTConfig) for f in fields(cls)}
+    assert not {name for name in names if name not in KNOWN_KEYS and not name.startswith(("hub_", "vllm_"))}
+
+
+def test_defaults_of_trl_that_are_ours_too_wait_for_nothing() -> None:
+    from trl import GRPOConfig
+
+    defaults = GRPOConfig(output_dir="x", bf16=False, use_cpu=False, report_to="none")
+    values = {f.name: getattr(defaults, f.name) for f in fields(GRPOConfig) if f.name in NOT_YET or f.name in HARMLESS}
+    assert classify(values).not_yet == {}
+
+
+def test_a_key_is_in_one_table_only() -> None:
+    tables = [set(NATIVE_KEYS) - set(RULES), set(HARMLESS), set(NOT_YET), set(SFT_KEYS) - set(RULES), set(RULES)]
+    assert sum(map(len, tables)) == len(set.union(*tables))
+
+
+@pytest.mark.parametrize(
+    ("values", "native"),
+    [
+        ({"torch_dtype": "float32"}, {"dtype": "float32"}),
+        ({"bf16": True}, {"dtype": "bfloat16"}),
+        ({"bf16": True, "dtype": "float32"}, {"dtype": "bfloat16"}),  # TRL: fp32 weights, bf16 autocast
+        ({"bf16": True, "torch_dtype": "float32"}, {"dtype": "bfloat16"}),
+        ({"bf16": False, "dtype": "float32"}, {"dtype": "float32"}),
+        ({"scale_rewards": True}, {"scale_rewards": "group"}),
+        ({"scale_rewards": "false"}, {"scale_rewards": "none"}),
+        ({"scale_rewards": "batch"}, {"scale_rewards": "batch"}),
+        ({"attn_implementation": "flash_attention_2"}, {"attn_implementation": "sdpa"}),
+        ({"attn_implementation": "eager"}, {"attn_implementation": "eager"}),
+        ({"save_strategy": "no"}, {"save_steps": 0}),
+        ({"save_strategy": "epoch", "num_train_epochs": 4}, {"save_steps": 0.25, "num_train_epochs": 4}),
+        ({"save_strategy": "epoch"}, {"save_steps": 0}),
+        ({"save_strategy": "epoch", "max_steps": 9}, {"save_steps": 0, "max_steps": 9}),
+        ({"steps_per_generation": None}, {}),
+        ({"save_strategy": "steps"}, {"save_steps": 500}),
+        ({"save_strategy": "steps", "save_steps": 7}, {"save_steps": 7}),
+        ({"eval_strategy": "steps", "eval_steps": 7}, {"eval_steps": 7}),
+        ({"eval_strategy": "steps", "logging_steps": 3}, {"eval_steps": 3, "logging_steps": 3}),
+        ({"overwrite_output_dir": True}, {"resume": "never"}),
+        ({"resume_from_checkpoint": True}, {"resume": "must"}),
+        ({"num_generations_eval": 8}, {"eval_samples": 8}),
+        ({"activation_checkpointing": True}, {"gradient_checkpointing": True}),
+        ({"optim": "adamw_torch_fused"}, {}),
+        ({"report_to": "none"}, {"report_to": []}),
+        ({"vllm_mode": "colocate", "use_vllm": False, "hub_model_id": "x"}, {}),
+        ({"reward_funcs": "accuracy"}, {"reward_funcs": "accuracy"}),
+        ({"reward_funcs": ["my.module:reward", "nobody"]}, {"reward_funcs": ["my.module:reward", "nobody"]}),
+        ({"torch_dtype": "auto", "dtype": "auto"}, {"dtype": "auto"}),
+    ],
+)  # fmt: skip
+def test_values(values: dict[str, Any], native: dict[str, Any]) -> None:
+    report = classify(values)
+    assert report.native == native
+    assert not report.not_yet
+    assert sum(map(len, lists(report))) == len(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optim": "paged_adamw_8bit"}, {"use_vllm": True}, {"use_vllm": True, "vllm_mode": "server"},
+        {"push_to_hub": True}, {"packing": False}, {"max_seq_length": 1}, {"fp16": True}, {"deepspeed": "x.json"},
+        {"save_strategy": "best"}, {"eval_strategy": "epoch"}, {"shuffle_dataset": False},
+        {"logging_strategy": "epoch"}, {"reward_funcs": [{"name": "code"}]}, {"resume_from_checkpoint": "a/path"},
+        {"dataset_mixture": {"datasets": []}},
+        {"multi_objective_aggregation": "normalize_then_sum"}, {"num_processes": 8},
+    ],
+)  # fmt: skip
+def test_what_waits(values: dict[str, Any]) -> None:
+    assert list(values)[-1] in classify(values).not_yet
+
+
+def test_known_rewards_keep_their_weights_when_others_wait() -> None:
+    report = classify({"reward_funcs": ["tag_count", "accuracy", {"name": "code"}], "reward_weights": [0.1, 1.0, 0.2]})
+    assert report.native == {"reward_funcs": ["accuracy"], "reward_weights": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"torch_dtype": "bfloat16", "dtype": "float32"},
+        {"warmup_ratio": 0.1, "warmup_steps": 10},
+        {"overwrite_output_dir": True, "resume": "auto"},
+        {"save_strategy": "no", "save_steps": 10},
+        {"gradient_accumulation_steps": 4, "problems_per_rollout": 64},
+        {"per_device_train_batch_size": 16, "num_minibatches": 3},
+    ],
+)
+def test_two_keys_that_disagree(values: dict[str, Any]) -> None:
+    first, second = values
+    with pytest.raises(ConfigError, match="disagree about"):
+        classify(values)
+    assert classify(values, flags={second}).native[second] == values[second]
+    assert f"(overruled by --{second})" in classify(values, flags={second}).translated[first]
+    assert classify(values, flags={first}).native[second] != values[second]
+
+
+@pytest.mark.parametrize("ratio", [1, 1.5, -0.1, float("nan")])
+def test_a_warmup_ratio_is_a_share(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="warmup_ratio"):
+        classify({"warmup_ratio": ratio})
+
+
+def updates_per_generation(accumulation: int, per_generation: int) -> int:
+    """Slow twin of TRL's schedule: optimizer steps between two generations, by counting micro-batches."""
+    cycle = per_generation * accumulation
+    generations = [step for step in range(cycle) if step % per_generation == 0]
+    updates = [step for step in range(cycle) if (step + 1) % accumulation == 0]
+    return len(updates) // len(generations)
+
+
+@given(
+    per_device=st.integers(1, 8),
+    accumulation=st.integers(1, 6),
+    updates=st.integers(1, 16),
+    problems=st.integers(1, 8),
+    by_size=st.booleans(),
+)
+def test_batch_keys_mean_what_they_mean_in_trl(
+    per_device: int, accumulation: int, updates: int, problems: int, by_size: bool
+) -> None:
+    from trl import GRPOConfig
+
+    num_generations = per_device * accumulation  # so that one update holds one problem, and everything divides
+    steps = accumulation * updates
+    given = {"per_device_train_batch_size": per_device, "gradient_accumulation_steps": accumulation}
+    given |= {"generation_batch_size": per_device * steps} if by_size else {"steps_per_generation": steps}
+    if num_generations < 2:
+        return
+    theirs = GRPOConfig(output_dir="x", bf16=False, report_to="none", num_generations=num_generations, **given)
+    ours = plan_batch(given, num_generations=num_generations, num_processes=1)
+    assert ours.problems_per_rollout * num_generations == theirs.generation_batch_size
+    assert ours.num_minibatches == updates_per_generation(accumulation, theirs.steps_per_generation) == updates
+    assert "rounded" not in ours.explanation
+
+
+@pytest.mark.parametrize(
+    ("keys", "num_generations", "processes", "problems", "updates", "rounded"),
+    [
+        ((8, 1, None), 8, 1, 1, 1, False),
+        ((16, 4, None), 14, 1, 5, 1, True),
+        ((16, 4, None), 14, 7, 32, 1, False),
+        ((1, 1, None), 16, 1, 1, 1, True),
+        # R1: 512 completions an update; 16 updates a rollout take 16 x accumulation micro-batches ...
+        ((4, 128, 2048), 16, 1, 512, 16, False),
+        # ... and with 16 micro-batches, as TRL's paper index has it, TRL samples eight times for one update.
+        ((4, 128, 16), 16, 1, 32, 1, True),
+        ((8, 4, 6), 8, 1, 6, 2, True),
+    ],
+)
+def test_batch_arithmetic(
+    keys: tuple[int | None, ...], num_generations: int, processes: int, problems: int, updates: int, rounded: bool
+) -> None:
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
+    values = dict(zip(names, keys, strict=True))
+    plan = plan_batch(values, num_generations=num_generations, num_processes=processes)
+    assert (plan.problems_per_rollout, plan.num_minibatches) == (problems, updates)
+    assert ("rounded" in plan.explanation) == rounded
+
+
+def test_absent_batch_keys_are_transformers_defaults() -> None:
+    plan = plan_batch({"gradient_accumulation_steps": 2}, num_generations=4, num_processes=1)
+    assert plan.problems_per_rollout == 4  # 8 per device x 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"per_device_train_batch_size": 0},
+        {"gradient_accumulation_steps": "four"},
+        {"steps_per_generation": 2, "generation_batch_size": 64},
+    ],
+)
+def test_batch_keys_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        plan_batch(values, num_generations=8, num_processes=1)
+
+
+def test_batch_keys_beat_a_preset_and_use_its_group_size() -> None:
+    report = classify({"preset": "dr_grpo", "per_device_train_batch_size": 16})
+    assert report.native["problems_per_rollout"] == 2  # 16 completions in groups of dr_grpo's 8
