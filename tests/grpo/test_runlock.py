@@ -133,17 +133,25 @@ def test_forked_child_that_outlives_the_holder_does_not_keep_it(
 
 
 def test_forked_child_that_leaves_the_block_does_not_release_it(tmp_path: Path) -> None:
-    child = 0
-    try:
-        with RunLock(tmp_path):
-            child = os.fork()
-            if child:
-                assert os.waitpid(child, 0)[1] == 0
-                assert "is in use by pid" in attempt(tmp_path)
-    finally:
-        if child == 0:
-            os._exit(0)
+    lock = RunLock(tmp_path)
+    with lock:
+        if (child := os.fork()) == 0:
+            try:
+                lock.__exit__(None, None, None)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert f"is in use by pid {os.getpid()}" in attempt(tmp_path)
     assert attempt(tmp_path) == "locked"
+
+
+def test_refusal_leaves_no_open_file(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(ConfigError), RunLock(tmp_path):
+            pass
+        assert os.listdir("/proc/self/fd") == before
 
 
 def test_lock_of_an_earlier_boot_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
