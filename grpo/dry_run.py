@@ -41,18 +41,18 @@ def dry_run(cfg: RunConfig, report: KeyReport) -> None:
     _section("data", problems.notes)
     _section("first prompt", prompt_lines(problems.train[0], tokenizer, model, cfg))
     _section("rewards of gold answers", reward_lines(cfg, problems.train[:GOLD_ANSWERS], tokenizer))
-    lengths = [len(encode_prompt(tokenizer, problem.prompt)) for problem in problems.train[:PROMPTS_MEASURED]]
-    _section("plan", estimate_lines(cfg, model, lengths, len(problems.train)))
+    _section("plan", estimate_lines(cfg, model, problems.train, tokenizer))
 
 
-def estimate_lines(cfg: RunConfig, model: nn.Module, prompt_lengths: Sequence[int], num_problems: int) -> list[str]:
-    """The plan as a run's banner shows it. `model` may be on any device, the meta device too."""
+def estimate_lines(cfg: RunConfig, model: nn.Module, problems: Sequence[Problem], tokenizer: Any) -> list[str]:
+    """The plan of a run, for `--dry_run` and for the banner. `model`: see `meta_model`; prompts are measured on the
+    first few hundred problems."""
     shape = shape_of(model, cfg.adapter)
     plan = make_plan(
         cfg,
         shape,
-        prompt_lengths,
-        total_updates=total_updates(cfg, num_problems),
+        [len(encode_prompt(tokenizer, problem.prompt)) for problem in problems[:PROMPTS_MEASURED]],
+        total_updates=total_updates(cfg, len(problems)),
         num_processes=int(os.environ.get("WORLD_SIZE", "1")),
         bf16=cfg.model.dtype == "bfloat16" or (cfg.model.dtype == "auto" and torch.cuda.is_available()),
     )

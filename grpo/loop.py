@@ -23,6 +23,7 @@ from grpo.checkpoint import Checkpoint
 from grpo.completions import rewind_completions, write_completions
 from grpo.config import RunConfig, in_updates
 from grpo.distributed import Dist, start
+from grpo.dry_run import estimate_lines, meta_model
 from grpo.errors import CheckpointError, ConfigError, NonFiniteUpdateError
 from grpo.evaluation import evaluate
 from grpo.journal import Journal, write_rejected
@@ -52,6 +53,7 @@ def run(cfg: RunConfig, *, notes: Sequence[str] = ()) -> int:
     dist, accelerator = start(log_with=tracker_names(cfg.output.report_to), project_dir=str(run_dir))
     with stop_requests() as stop, RunLock(run_dir) if dist.is_main else nullcontext():
         training = Training.build(cfg, run_dir, dist, accelerator, stop)
+        training.announce(notes)
         try:
             training.train()
         finally:
@@ -130,10 +132,17 @@ class Training:
             config=to_flat(self.cfg),
             done_updates=self.position.update,
         )
-        for line in [*self.problems.notes, *self.learner.rubric.announcements()]:
-            self.progress.write(line)
         if saved is not None:
             self.progress.write(f"resumed from {saved.path}: update {self.position.update} of {self.total}")
+
+    def announce(self, notes: Sequence[str]) -> None:
+        """The banner: `notes` of the parser, what became of the data, and what the run will do and cost."""
+        if not self.dist.is_main:
+            return
+        tokenizer = self.learner.policy.tokenizer
+        plan = estimate_lines(self.cfg, meta_model(self.cfg.model), self.problems.train, tokenizer)
+        for line in [*notes, *self.problems.notes, *self.learner.rubric.announcements(), *plan]:
+            self.progress.write(line)
 
     def train(self) -> None:
         """Rollouts until the updates are done or somebody asked to stop."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data.problem import Problem
 from grpo.config import AdapterConfig, RunConfig
 from grpo.dry_run import dry_run, estimate_lines, meta_model
 from grpo.errors import DataError
@@ -214,7 +214,7 @@ def test_lora_size_is_what_peft_adds(targets: str | list[str], tied: bool) -> No
     assert expected == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
-def test_a_large_model_costs_nothing_on_the_meta_device(tmp_path: Path, model_folder: Path) -> None:
+def test_a_large_model_costs_nothing_on_the_meta_device(tmp_path: Path) -> None:
     from transformers import DeepseekV3Config
 
     DeepseekV3Config(num_hidden_layers=4, architectures=["DeepseekV3ForCausalLM"]).save_pretrained(tmp_path)
@@ -226,6 +226,10 @@ def test_a_large_model_costs_nothing_on_the_meta_device(tmp_path: Path, model_fo
     shape = shape_of(model, cfg.adapter)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert shape.parameters > 10**10 and shape.cache_values == 4 * (512 + 64)  # V3: 576 values per token and layer
-    lines = estimate_lines(replace(cfg, optim=replace(cfg.optim, max_steps=3)), model, [5], num_problems=10)
-    assert lines == plan_lines(make_plan(cfg, shape, [5], total_updates=3, bf16=torch.cuda.is_available()), shape, cfg)
+    problems = [Problem(id=str(i), question="q", answer="1", prompt="What?") for i in range(40)]
+    tokenizer = build_tokenizer()
+    lengths = [len(tokenizer("What?")["input_ids"])] * 40
+    lines = estimate_lines(cfg, model, problems, tokenizer)
+    plan = make_plan(cfg, shape, lengths, total_updates=2, bf16=torch.cuda.is_available())  # 40 problems, 32 at a time
+    assert lines == plan_lines(plan, shape, cfg)
     assert "B parameters" in lines[0] and "GiB" in lines[-1]
