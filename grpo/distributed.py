@@ -162,8 +162,10 @@ def shard(model: nn.Module) -> nn.Module:
     from torch.distributed.tensor import DTensor
 
     for layer in decoder_layers(model):
-        fully_shard(layer)
-    fully_shard(model)
+        fully_shard(layer, reshard_after_forward=True)
+    # Torch would leave the root unsharded after a forward without gradients, as sampling is; its parameters would then
+    # not be those that the optimizer holds.
+    fully_shard(model, reshard_after_forward=True)
     plain = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
     if plain:
         raise ConfigError(f"these parameters were not sharded: {', '.join(plain[:5])}")
