@@ -68,12 +68,18 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
     """The tokenizer with the recipe's chat template and end token; left-padding, with a pad token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        cfg.model_name_or_path,
-        revision=cfg.model_revision,
-        trust_remote_code=cfg.trust_remote_code,
-        padding_side="left",
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            cfg.model_name_or_path,
+            revision=cfg.model_revision,
+            trust_remote_code=cfg.trust_remote_code,
+            padding_side="left",
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"model_name_or_path: got {cfg.model_name_or_path!r}; allowed: a folder in Hugging Face format or a Hub id "
+            f"that can be reached from here ({str(error).splitlines()[0]})"
+        ) from error
     if cfg.chat_template is not None:
         tokenizer.chat_template = cfg.chat_template
     if cfg.eos_token is not None:

@@ -13,7 +13,7 @@ import torch
 from data.problem import Problem
 from grpo.config import AdapterConfig, RunConfig
 from grpo.dry_run import dry_run, estimate_lines, meta_model
-from grpo.errors import DataError
+from grpo.errors import ConfigError, DataError
 from grpo.parse import ParsedRun, build, parse_run_config
 from grpo.plan import ModelShape, Plan, make_plan, plan_lines, shape_of
 from grpo.policy.tiny_v3 import build_tokenizer, tiny_v3_config
@@ -111,6 +111,12 @@ def test_bad_data_is_an_error_as_in_a_real_run(parse: Parse, tmp_path: Path) -> 
     (tmp_path / "rows.jsonl").write_text('{"prompt": "no answer"}\n')
     parsed = parse()
     with pytest.raises(DataError, match="line 1"):
+        dry_run(parsed.config, parsed.report)
+
+
+def test_a_model_that_is_not_there_is_an_error_of_ours(parse: Parse, tmp_path: Path) -> None:
+    parsed = parse("--model_name_or_path", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="model_name_or_path: got .*nowhere"):
         dry_run(parsed.config, parsed.report)
 
 
