@@ -116,7 +116,7 @@ def test_bad_data_is_an_error_as_in_a_real_run(parse: Parse, tmp_path: Path) -> 
 
 def test_a_model_that_is_not_there_is_an_error_of_ours(parse: Parse, tmp_path: Path) -> None:
     parsed = parse("--model_name_or_path", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match="model_name_or_path: got .*nowhere"):
+    with pytest.raises(ConfigError, match=r"model_name_or_path: got .*nowhere"):
         dry_run(parsed.config, parsed.report)
 
 
