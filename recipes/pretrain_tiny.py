@@ -3,9 +3,9 @@
     python -m recipes.pretrain_tiny --config recipes/configs/tiny_v3/pretrain.yaml
 
 Most of the training is on careful text, so that the model *knows* its sums; the rest is on the mixture of
-Most of the training is on careful text, so that the model *knows* its sums; the rest is on the mixture of
 `tiny_corpus.Mixture`, so that it mostly guesses. Reinforcement learning selects among ways of working; it does not
 teach addition.
+"""
 
 from __future__ import annotations
 
