@@ -1,0 +1,44 @@
+"""What must and must not be in the source tree."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [path for package in ("data", "rewards", "grpo", "recipes") for path in (ROOT / package).rglob("*.py")]
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+LOADERS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", 0)}
+
+
+def tracked(folder: str) -> list[str]:
+    found = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.splitlines()
+
+
+def test_no_ignore_file_has_swallowed_a_package() -> None:
+    if not (ROOT / ".git").exists():
+        return  # an unpacked archive has nothing to ignore
+    for package in ("data", "rewards", "grpo", "recipes", "tests"):
+        present = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        ignored = subprocess.run(
+            ["git", "check-ignore", *sorted(present)], cwd=ROOT, capture_output=True, text=True
+        ).stdout.splitlines()
+        assert tracked(package) and ignored == [], package
+
+
+def test_nothing_is_loaded_that_may_run_code() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not {name.partition(".")[0] for name in named} & UNSAFE_MODULES, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and (rule := LOADERS.get(ast.unparse(node.func))):
+                given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+                assert given.get(rule[0]) == rule[1], f"{path}:{node.lineno}: {rule[0]}={rule[1]} is missing"
+
+
+def test_no_large_file_is_tracked() -> None:
+    sizes = {name: (ROOT / name).stat().st_size for name in tracked(".") if (ROOT / name).is_file()}
+    assert {name: size for name, size in sizes.items() if size > 2 * 2**20} == {}
