@@ -19,6 +19,7 @@ import torch.distributed as torch_dist
 from torch import nn
 
 from grpo.errors import ConfigError
+from grpo.sharding import whole
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ class Dist:
     def clip_grad_norm(self, parameters: list[nn.Parameter], max_norm: float) -> float:
         """Clip to `max_norm` (0: only measure) and return the norm before clipping, the same on every process."""
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return float(whole(norm))
 
 
 def start(*, log_with: list[str], project_dir: str | None) -> tuple[Dist, Any]:
@@ -151,28 +152,3 @@ def refuse_unsupported_launch(env: Any) -> None:
             "the launch file asks for several processes, but the launcher started one (accelerate does that for "
             "MULTI_CPU files and for `--cpu`): use recipes/accelerate/ddp.yaml, which also works without a GPU"
         )
-
-
-def shard(model: nn.Module) -> nn.Module:
-    """Shard the parameters over all processes with `fully_shard`, one unit per decoder layer.
-
-    Raises ConfigError if a parameter did not become a DTensor.
-    """
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor
-
-    for layer in decoder_layers(model):
-        fully_shard(layer, reshard_after_forward=True)
-    # Torch would leave the root unsharded after a forward without gradients, as sampling is; its parameters would then
-    # not be those that the optimizer holds.
-    fully_shard(model, reshard_after_forward=True)
-    plain = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
-    if plain:
-        raise ConfigError(f"these parameters were not sharded: {', '.join(plain[:5])}")
-    return model
-
-
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a transformers model, by the class names it declares as unsplittable."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    return [module for module in model.modules() if type(module).__name__ in names]

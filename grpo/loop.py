@@ -37,7 +37,7 @@ from grpo.signals import StopRequest, stop_requests
 from grpo.stats import UpdateStats
 from grpo.step import Learner, RolloutResult, timed, training_step
 from grpo.trackers import log_to_trackers, start_trackers, tracker_names
-from grpo.training_state import SAME_EXPERIENCE, Position, capture, export_policy, restore
+from grpo.training_state import SAME_EXPERIENCE, Position, capture, export_policy, gather_weights, restore
 from rewards.reward import Verdict
 from rewards.rubric import Rubric
 
@@ -278,12 +278,12 @@ class Training:
         state |= {"seed": self.cfg.output.seed, "data": fingerprint(self.problems.train), "versions": versions()}
         state |= {"config": to_flat(self.cfg)}
 
-        def export(folder: Path | None) -> None:
-            export_policy(self.learner.policy, self.dist, folder)
+        weights = gather_weights(self.learner.policy, self.dist)
 
-        if not self.dist.is_main:
-            export(None)
-        elif not (self.run_dir / "checkpoints" / f"step-{self.position.update:08d}").exists():
+        def export(folder: Path) -> None:
+            export_policy(self.learner.policy, folder, weights)
+
+        if self.dist.is_main:
             checkpoints.save_checkpoint(self.run_dir, self.position.update, export=export, tensors=tensors, state=state)
             best = [self.position.best_step] if self.position.best_step is not None else []
             checkpoints.prune(self.run_dir, keep_last=self.cfg.output.save_total_limit, keep=best)
@@ -291,8 +291,9 @@ class Training:
 
     def finish(self) -> None:
         """The finished model as one plain Hugging Face folder."""
-        folder = self.run_dir / "final"
-        export_policy(self.learner.policy, self.dist, folder if self.dist.is_main else None, merge=True)
+        weights = gather_weights(self.learner.policy, self.dist)
+        if self.dist.is_main:
+            export_policy(self.learner.policy, self.run_dir / "final", weights, merge=True)
 
     def close(self) -> None:
         self.progress.close()

@@ -16,13 +16,14 @@ from data.problem import Problem
 from data.sources import load_problems
 from grpo.checkpoint import Checkpoint
 from grpo.config import DataConfig, OptimConfig, RunConfig
-from grpo.distributed import Dist, shard
+from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.files import write_json_atomic
 from grpo.parse import write_config
 from grpo.policy.load import Policy, encode_prompt, load_policy
 from grpo.policy.reference import Reference
 from grpo.sampling.reference import ReferenceSampler
+from grpo.sharding import shard
 from grpo.step import Learner
 from grpo.training_state import load_adapter
 from rewards.rubric import Rubric
@@ -111,7 +112,7 @@ def build_learner(cfg: RunConfig, policy: Policy, rubric: Rubric, dist: Dist, to
     )
     return Learner(
         policy=policy,
-        sampler=ReferenceSampler(policy, cfg.sampling, seed=cfg.output.seed, synced=dist.sharded),
+        sampler=ReferenceSampler(policy, cfg.sampling, seed=cfg.output.seed, dist=dist),
         rubric=rubric,
         optimizer=optimizer,
         scheduler=scheduler,

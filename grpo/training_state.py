@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from grpo.checkpoint import Checkpoint
 from grpo.distributed import Dist
 from grpo.errors import CheckpointError
 from grpo.policy.load import Policy
-from grpo.policy.reference import local
+from grpo.sharding import local, shard_like, whole, whole_like
 from grpo.step import Learner
 
 BITWISE, SAME_EXPERIENCE = "bitwise", "same_experience"
@@ -50,7 +49,10 @@ def capture(learner: Learner, position: Position) -> tuple[dict[str, dict[str, t
         "rng": {f"rank{rank}.{name}": value for rank, (values, _) in enumerate(rng) for name, value in values.items()},
     }
     if learner.reference is not None:
-        tensors["reference"] = full_tensors(learner.policy, learner.reference.weights)
+        tensors["reference"] = {
+            name: whole_like(learner.reference.weights[name], parameter)
+            for name, parameter in learner.policy.trainable().items()
+        }
     state = {
         "position": asdict(position),
         "scheduler": learner.scheduler.state_dict(),
@@ -73,7 +75,10 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> Position:
         group["lr"] = rate
     learner.scheduler.load_state_dict(state["scheduler"])
     if learner.reference is not None:
-        learner.reference.load(sharded_like(learner.policy, checkpoint.tensors("reference")))
+        saved = checkpoint.tensors("reference")
+        learner.reference.load(
+            {name: local(shard_like(saved[name], p)) for name, p in learner.policy.trainable().items()}
+        )
     if state["world"] == learner.dist.world:
         rank = learner.dist.rank
         prefix = f"rank{rank}."
@@ -108,45 +113,6 @@ def load_optimizer(policy: Policy, optimizer: torch.optim.Optimizer, tensors: Ma
         }
 
 
-def whole(value: torch.Tensor) -> torch.Tensor:
-    """The full tensor of a shard (collective), on the CPU."""
-    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
-
-
-def shard_like(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-    """A full tensor, as this process keeps it beside `parameter`."""
-    value = value.to(parameter.device)
-    if not hasattr(parameter, "device_mesh"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-
-
-def full_tensors(policy: Policy, shards: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Local parts kept beside the trainable parameters -> whole tensors."""
-    result = {}
-    for name, parameter in policy.trainable().items():
-        if hasattr(parameter, "device_mesh"):
-            from torch.distributed.tensor import DTensor
-
-            piece = DTensor.from_local(
-                shards[name],
-                parameter.device_mesh,
-                parameter.placements,
-                shape=parameter.shape,
-                stride=parameter.stride(),
-            )
-            result[name] = whole(piece)
-        else:
-            result[name] = whole(shards[name])
-    return result
-
-
-def sharded_like(policy: Policy, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: local(shard_like(tensors[name], parameter)) for name, parameter in policy.trainable().items()}
-
-
 def rng_state() -> tuple[dict[str, torch.Tensor], list[Any]]:
     """This process's generators: torch and numpy as tensors, python's as JSON."""
     _, keys, place, has_gauss, gauss = np.random.get_state()
@@ -171,23 +137,32 @@ def set_rng_state(tensors: Mapping[str, torch.Tensor], python: list[Any]) -> Non
     random.setstate((python[0], tuple(python[1]), python[2]))
 
 
-def export_policy(policy: Policy, dist: Dist, folder: Path | None, *, merge: bool = False) -> None:
-    """Write the policy as a Hugging Face folder; collective, `folder` is None on all but the main process.
+def gather_weights(policy: Policy, dist: Dist) -> dict[str, torch.Tensor] | None:
+    """The whole weights of a sharded policy, kept by the main process alone (collective); else None, for `model` has
+    them itself."""
+    if not dist.sharded:
+        return None
+    weights = {}
+    for name, value in policy.model.state_dict().items():
+        full = whole(value)
+        if dist.is_main:
+            weights[name] = full
+    return weights
+
+
+def export_policy(
+    policy: Policy, folder: Path, weights: dict[str, torch.Tensor] | None, *, merge: bool = False
+) -> None:
+    """Write the policy as a Hugging Face folder; `weights` are those of `gather_weights`. One process calls this.
 
     LoRA: the adapter alone, or with `merge` the base model with the adapter folded in.
     """
     model = policy.model
-    peft = hasattr(model, "peft_config")
-    state_dict = None
-    if dist.sharded:
-        state_dict = {name: whole(value) for name, value in model.state_dict().items()}
-    if folder is None:
-        return
-    if peft and merge:
+    if merge and hasattr(model, "peft_config"):
         import copy
 
-        model, state_dict = copy.deepcopy(model).merge_and_unload(), None
-    model.save_pretrained(folder, state_dict=state_dict)
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)
 
 

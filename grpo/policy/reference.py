@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from grpo.policy.load import Policy
+from grpo.sharding import local
 
 
 class Reference:
@@ -48,8 +49,3 @@ class Reference:
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         for name, kept in self.weights.items():
             kept.copy_(weights[name])
-
-
-def local(parameter: torch.Tensor) -> torch.Tensor:
-    """This process's part of a parameter: the shard of a DTensor, or the tensor itself."""
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter.data
