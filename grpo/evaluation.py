@@ -16,7 +16,7 @@ from grpo.policy.load import Policy
 from grpo.sampling.reference import ReferenceSampler
 from grpo.scoring import score_groups
 from grpo.types import ScoredGroup
-from rewards.format import is_well_formed
+from rewards.format import well_formed_rows
 from rewards.math.extract import extract_answer
 from rewards.math.normalize import normalize
 from rewards.rubric import Rubric
@@ -46,7 +46,7 @@ def evaluate(
         top_k=0,
         min_p=None,
     )
-    sampler = ReferenceSampler(policy, settings, seed=cfg.eval_seed, synced=dist.sharded)
+    sampler = ReferenceSampler(policy, settings, seed=cfg.eval_seed, dist=dist)
     positions = dist.mine(len(problems))
     groups = sampler.sample([problems[p] for p in positions], positions=positions, round_key=0)
     scored, _ = score_groups(groups, rubric, trainer_state=trainer_state, step=trainer_state.global_step)
@@ -58,12 +58,13 @@ def accuracy_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     """pass@1 (mean over the samples), pass@k, majority vote, format rate, mean length (tokens), share cut off."""
     size = len(scored[0].group)
     rollouts = [rollout for group in scored for rollout in group.group.rollouts]
+    prompts = [group.group.problem.prompt for group in scored for _ in range(size)]
     k = min(PASS_AT, size)
     return {
         "pass@1": fmean(fmean(_correct(group)) for group in scored),
         f"pass@{k}": fmean(pass_at_k(size, sum(_correct(group)), k) for group in scored),
         f"maj@{size}": fmean(majority_is_correct(group) for group in scored),
-        "format_rate": fmean(is_well_formed(rollout.text) for rollout in rollouts),
+        "format_rate": fmean(well_formed_rows(prompts, [rollout.text for rollout in rollouts])),
         "mean_length": fmean(len(rollout.completion_ids) for rollout in rollouts),
         "clipped_ratio": fmean(rollout.truncated for rollout in rollouts),
         "problems": len(scored),

@@ -7,11 +7,13 @@ that falls within such a bit of a boundary may change with the batch composition
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -21,6 +23,7 @@ from transformers.generation.logits_process import (
 
 from data.problem import Problem
 from grpo.config import SamplingConfig
+from grpo.distributed import Dist
 from grpo.policy.load import Policy
 from grpo.sampling.protocol import uniform_streams
 from grpo.types import Rollout, RolloutGroup, StopReason
@@ -41,13 +44,14 @@ def truncations(cfg: SamplingConfig) -> list[LogitsProcessor]:
 class InverseCdfDraw(LogitsProcessor):
     """Draws each row's token from its own stream and hands `generate` a one-hot choice; remembers log-probabilities.
 
-    `uniforms_BT` float64 in [0, 1). After generation `logprobs()` is (B, steps), float32: log p of the drawn token at
-    the sampling temperature, before truncation.
+    `uniforms_BT` float64 in [0, 1). `prompts_BL`: the prompts, pads replaced by a token of the row itself, so that the
+    repetition penalty sees none. After generation `logprobs()` is (B, steps), float32: log p of the drawn token at the
+    sampling temperature, before truncation.
     """
 
-    def __init__(self, uniforms_BT: torch.Tensor, prompt_length: int, cfg: SamplingConfig) -> None:
+    def __init__(self, uniforms_BT: torch.Tensor, prompts_BL: torch.Tensor, cfg: SamplingConfig) -> None:
         self.uniforms_BT = uniforms_BT
-        self.prompt_length = prompt_length
+        self.prompts_BL = prompts_BL
         self.temperature = cfg.temperature
         self.penalty = RepetitionPenaltyLogitsProcessor(cfg.repetition_penalty) if cfg.repetition_penalty != 1 else None
         self.truncations = truncations(cfg)
@@ -55,15 +59,15 @@ class InverseCdfDraw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logits = scores.float()
+        sampled_BT = input_ids[:, self.prompts_BL.shape[1] :]
         if self.penalty is not None:
-            logits = self.penalty(input_ids, logits)
+            logits = self.penalty(torch.cat([self.prompts_BL, sampled_BT], dim=1), logits)
         logits = logits / self.temperature
         logprobs_BV = logits.log_softmax(-1)
         for truncate in self.truncations:
             logits = truncate(input_ids, logits)
         cdf_BV = logits.double().softmax(-1).cumsum(-1)
-        step = input_ids.shape[1] - self.prompt_length
-        threshold = self.uniforms_BT[:, step, None] * cdf_BV[:, -1:]
+        threshold = self.uniforms_BT[:, sampled_BT.shape[1], None] * cdf_BV[:, -1:]
         token = torch.searchsorted(cdf_BV, threshold, right=True).clamp_max(cdf_BV.shape[1] - 1)
         self.chosen_logprobs.append(logprobs_BV.gather(1, token)[:, 0])
         return torch.full_like(logits, float("-inf")).scatter_(1, token, 0.0)
@@ -72,11 +76,30 @@ class InverseCdfDraw(LogitsProcessor):
         return torch.stack(self.chosen_logprobs, dim=1)
 
 
+class StopTexts(StoppingCriteria):
+    """Ends a row once its completion holds one of the texts; remembers after how many tokens.
+
+    transformers' own `stop_strings` also match text that began in the prompt, and do not tell where a row ended.
+    """
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any, prompt_length: int) -> None:
+        self.texts, self.tokenizer, self.prompt_length = texts, tokenizer, prompt_length
+        self.window = 1 + max(len(text.encode()) for text in texts)  # tokens: each holds at least one byte
+        self.lengths: dict[int, int] = {}  # row -> tokens up to the end of the text
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        start = max(self.prompt_length, input_ids.shape[1] - self.window)
+        for row, tail in enumerate(self.tokenizer.batch_decode(input_ids[:, start:])):
+            if any(text in tail for text in self.texts):
+                self.lengths.setdefault(row, input_ids.shape[1] - self.prompt_length)
+        return torch.tensor([row in self.lengths for row in range(len(input_ids))], device=input_ids.device)
+
+
 class ReferenceSampler:
     """A `Sampler` on `transformers.generate`: any causal model, no second copy of the weights, no cast of them."""
 
-    def __init__(self, policy: Policy, cfg: SamplingConfig, *, seed: int, synced: bool = False) -> None:
-        self.policy, self.cfg, self.seed, self.synced = policy, cfg, seed, synced
+    def __init__(self, policy: Policy, cfg: SamplingConfig, *, seed: int, dist: Dist) -> None:
+        self.policy, self.cfg, self.seed, self.dist = policy, cfg, seed, dist
 
     def sample(self, problems: Sequence[Problem], *, positions: Sequence[int], round_key: int) -> list[RolloutGroup]:
         group_size, budget = self.cfg.num_generations, self.cfg.max_completion_length
@@ -84,11 +107,18 @@ class ReferenceSampler:
         prompts = [self.policy.encode_prompt(problem.prompt) for problem in problems]
         rows = [prompt for prompt in prompts for _ in range(group_size)]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        chunks = [
+            order[start : start + self.cfg.rows_per_forward]
+            for start in range(0, len(order), self.cfg.rows_per_forward)
+        ]
+        # Agreed on before the first call: a sharded forward and this question may not wait for each other.
+        most_calls = self.dist.max_int(len(chunks)) if self.dist.sharded else 0
         rollouts: dict[int, Rollout] = {}
-        for start in range(0, len(order), self.cfg.rows_per_forward):
-            chunk = order[start : start + self.cfg.rows_per_forward]
+        for chunk in chunks:
             sampled = self._generate([rows[row] for row in chunk], uniforms[chunk])
             rollouts.update(zip(chunk, sampled, strict=True))
+        for _ in range(most_calls - len(chunks)):
+            self._generate([[self.policy.pad_id]], torch.zeros(1, budget))  # the others gather parameters with us
         return [
             RolloutGroup(problem=problem, rollouts=tuple(rollouts[p * group_size + g] for g in range(group_size)))
             for p, problem in enumerate(problems)
@@ -100,28 +130,29 @@ class ReferenceSampler:
         width = max(map(len, prompts))
         input_ids = torch.tensor([[policy.pad_id] * (width - len(p)) + p for p in prompts], device=policy.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
-        draw = InverseCdfDraw(uniforms_BT.to(policy.device), width, cfg)
+        draw = InverseCdfDraw(uniforms_BT.to(policy.device), input_ids.where(mask > 0, input_ids[:, -1:]), cfg)
+        stops = [StopTexts(cfg.stop_strings, policy.tokenizer, width)] if cfg.stop_strings else []
         settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=cfg.max_completion_length,
             eos_token_id=list(policy.eos_ids),
             pad_token_id=policy.pad_id,
-            stop_strings=cfg.stop_strings or None,
         )
-        with policy.eval_mode():
+        with policy.eval_mode(), without_declared_settings(policy.model):
             output = policy.model.generate(
                 input_ids=input_ids,
                 attention_mask=mask,
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([draw]),
-                synced_gpus=self.synced,
-                tokenizer=policy.tokenizer if cfg.stop_strings else None,
+                stopping_criteria=StoppingCriteriaList(stops),
+                synced_gpus=self.dist.sharded,
             )
         completions, logprobs = output[:, width:].tolist(), draw.logprobs().tolist()
-        return [self._rollout(*row) for row in zip(prompts, completions, logprobs, strict=True)]
+        stopped = [stops[0].lengths.get(row) if stops else None for row in range(len(prompts))]
+        return [self._rollout(*row) for row in zip(prompts, completions, logprobs, stopped, strict=True)]
 
-    def _rollout(self, prompt: list[int], tokens: list[int], logprobs: list[float]) -> Rollout:
-        length, stop_reason = self._end(tokens)
+    def _rollout(self, prompt: list[int], tokens: list[int], logprobs: list[float], stopped: int | None) -> Rollout:
+        length, stop_reason = self._end(tokens, stopped)
         return Rollout(
             prompt_ids=tuple(prompt),
             completion_ids=tuple(tokens[:length]),
@@ -130,14 +161,20 @@ class ReferenceSampler:
             stop_reason=stop_reason,
         )
 
-    def _end(self, tokens: list[int]) -> tuple[int, StopReason]:
-        """How many of the row's tokens are its own, and why it ended there."""
-        eos = next((i for i, token in enumerate(tokens) if token in self.policy.eos_ids), None)
-        if eos is not None:
-            return eos + 1, "eos"
-        for stop in self.cfg.stop_strings:
-            if stop in self.policy.decode(tokens):
-                return 1 + bisect_left(
-                    range(len(tokens)), True, key=lambda i: stop in self.policy.decode(tokens[: i + 1])
-                ), "stop"
-        return len(tokens), "length"
+    def _end(self, tokens: list[int], stopped: int | None) -> tuple[int, StopReason]:
+        """How many of the row's tokens are its own (pads follow), and why it ended there."""
+        eos = next((i + 1 for i, token in enumerate(tokens) if token in self.policy.eos_ids), None)
+        length = min(end for end in (eos, stopped, len(tokens)) if end is not None)
+        return length, "eos" if length == eos else "stop" if length == stopped else "length"
+
+
+@contextmanager
+def without_declared_settings(model: nn.Module) -> Iterator[None]:
+    """`generate` fills gaps in our settings from those published with the model (Qwen2.5: repetition_penalty 1.05),
+    and would so sample from another distribution than the one that is trained."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    declared, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = declared
