@@ -76,10 +76,10 @@ def microbatches(batch: TrainBatch, max_tokens: int, at_least: int = 0) -> list[
     busiest one (sharded parameters are gathered together).
     """
     batch = counted(batch)
-    order = torch.argsort(batch.lengths_B, descending=True, stable=True)
+    lengths_B, order = torch.sort(batch.lengths_B, descending=True, stable=True)
     pieces, start = [], 0
     while start < len(order):
-        rows = max(1, max_tokens // int(batch.lengths_B[order[start]]))
+        rows = max(1, max_tokens // int(lengths_B[start]))
         pieces.append(batch.rows(order[start : start + rows]).trim())
         start += rows
     return pieces + [_empty_forward(batch)] * (at_least - len(pieces))

@@ -21,6 +21,7 @@ class UpdateStats:
     """One optimizer step. Everything but `loss`, `grad_norm` and `rejected` is a sum over counted tokens or rows.
 
     loss: the scalar that was minimised. grad_norm: before clipping. gap: |old - sampler| log-probability, nats.
+    with_kl: there is a reference; without one `kl` is not measured and not logged.
     rejected: this process's rows of an update that was not applied because something was not finite.
     """
 
@@ -33,6 +34,7 @@ class UpdateStats:
     gap: float = 0.0
     gap_max: float = 0.0
     grad_norm: float = 0.0
+    with_kl: bool = False
     applied: bool = True
     rejected: TrainBatch | None = None
 
@@ -48,13 +50,13 @@ class UpdateStats:
 
     def metrics(self) -> dict[str, float]:
         tokens = max(self.tokens, 1.0)
-        return {
+        kl = {"kl": self.kl / tokens} if self.with_kl else {}
+        return kl | {
             "loss": self.loss,
             "grad_norm": self.grad_norm,
             "clip_ratio/low": self.clipped_low / tokens,
             "clip_ratio/high": self.clipped_high / tokens,
             "clip_ratio/region": (self.clipped_low + self.clipped_high) / tokens,
-            "kl": self.kl / tokens,
             "entropy": self.entropy / tokens,
             "sampler_gap/mean": self.gap / tokens,
             "sampler_gap/max": self.gap_max,

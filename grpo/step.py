@@ -128,7 +128,7 @@ def update_policy(
     parameters = list(policy.trainable().values())
     batch, num_tokens = with_loss_weights(batch, cfg, dist)
     optimizer.zero_grad(set_to_none=True)
-    stats = UpdateStats()
+    stats = UpdateStats(with_kl=batch.ref_logprobs_BT is not None)
     micros = microbatches(batch, cfg.batch.max_tokens_per_microbatch, at_least=forwards(batch, cfg, dist))
     for number, micro in enumerate(micros, start=1):
         with dist.gradient_sync(policy.model, enabled=number == len(micros)):
@@ -167,7 +167,7 @@ def micro_loss(policy: Policy, micro: TrainBatch, cfg: RunConfig) -> tuple[torch
         loss_BT = loss_BT + cfg.loss.beta * kl_BT
     loss = (loss_BT * weights_BT).sum()
     old_BT = policy_BT if micro.old_logprobs_BT is None else micro.old_logprobs_BT
-    gap_BT = ((old_BT.detach() - micro.sampler_logprobs_BT) * mask_BT).abs()
+    gap_BT = (old_BT.detach() - micro.sampler_logprobs_BT).abs().masked_fill(~mask_BT, 0.0)
     return loss, UpdateStats(
         loss=loss.item(),
         tokens=float(mask_BT.sum()),

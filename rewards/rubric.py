@@ -113,7 +113,8 @@ class Rubric:
         log = _Log(rows=len(completions))
         rows = _rows(prompts, completions, completion_ids, columns)
         shared = {"trainer_state": trainer_state, "log_extra": log.log_extra, "log_metric": log.log_metric}
-        self.check_columns(columns)
+        if completions:  # of nobody's rows no column is known
+            self.check_columns(columns)
         outcomes = call_all(self.functions, Inputs(rows=rows, shared=shared), step) if completions else []
         results = {
             function.name: as_rewards(outcome.value, len(completions), f"reward {function.name!r} at step {step}")
