@@ -6,7 +6,7 @@ minibatches resumes from the last boundary and does the sequence again, with the
 
 from __future__ import annotations
 
-import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,28 +16,33 @@ from typing import Any
 
 import torch
 
-from data.fingerprint import fingerprint
 from data.order import problems_of_rollout
 from grpo import checkpoint as checkpoints
 from grpo.checkpoint import Checkpoint
-from grpo.completions import rewind_completions, write_completions
 from grpo.config import RunConfig, in_updates
 from grpo.distributed import Dist, start
 from grpo.dry_run import estimate_lines, meta_model
-from grpo.errors import CheckpointError, ConfigError, NonFiniteUpdateError
+from grpo.errors import NonFiniteUpdateError
 from grpo.evaluation import evaluate
-from grpo.journal import Journal, write_rejected
-from grpo.metrics import MetricsLog
-from grpo.parse import to_flat
+from grpo.journal import write_rejected
 from grpo.policy.load import load_tokenizer
-from grpo.progress import Progress
+from grpo.records import Records
+from grpo.resume import find_resume_point, identity, inexact_because, refuse_other_run
 from grpo.runlock import RunLock
-from grpo.setup import Problems, build_learner, build_policy, load_data, total_updates, versions, write_run_folder
+from grpo.setup import Problems, build_learner, build_policy, load_data, total_updates, write_run_folder
 from grpo.signals import StopRequest, stop_requests
 from grpo.stats import UpdateStats
 from grpo.step import Learner, RolloutResult, timed, training_step
-from grpo.trackers import log_to_trackers, start_trackers, tracker_names
-from grpo.training_state import SAME_EXPERIENCE, Position, capture, export_policy, gather_weights, restore
+from grpo.trackers import tracker_names
+from grpo.training_state import (
+    SAME_EXPERIENCE,
+    Position,
+    capture,
+    export_policy,
+    gather_weights,
+    restore,
+    set_generators,
+)
 from rewards.reward import Verdict
 from rewards.rubric import Rubric
 
@@ -53,29 +58,32 @@ def run(cfg: RunConfig, *, notes: Sequence[str] = ()) -> int:
     dist, accelerator = start(log_with=tracker_names(cfg.output.report_to), project_dir=str(run_dir))
     with stop_requests() as stop, RunLock(run_dir) if dist.is_main else nullcontext():
         training = Training.build(cfg, run_dir, dist, accelerator, stop)
-        training.announce(notes)
         try:
+            training.announce(notes)
             training.train()
         finally:
-            training.close()
+            training.records.close()
         return 128 + training.stop.signum if training.stopped else 0
 
 
 @dataclass
 class Training:
-    """A run in progress: the learner, where it stands, and where it writes."""
+    """A run in progress: the learner, where it stands, and where it writes.
+
+    saved: the checkpoint that this process went on from. last_saved: update of the newest checkpoint, 0 without one.
+    """
 
     cfg: RunConfig
     run_dir: Path
-    dist: Dist
-    accelerator: Any
     stop: StopRequest
     learner: Learner
     problems: Problems
     total: int
+    saved: Checkpoint | None
     position: Position
     trainer_state: Any
-    progress: Progress
+    records: Records
+    last_saved: int
     stopped: bool = False
 
     @classmethod
@@ -84,76 +92,67 @@ class Training:
         from transformers import TrainerState
 
         rubric = Rubric.from_config(cfg.rewards.reward_funcs, cfg.rewards.reward_weights)
+        saved = find_resume_point(cfg, run_dir, dist)
         problems = load_data(cfg, load_tokenizer(cfg.model))
         rubric.check_columns(problems.train[0].columns)
         total = total_updates(cfg, len(problems.train))
-        saved = find_resume_point(cfg, run_dir, dist)
-        policy = build_policy(cfg, dist, saved)
-        learner = build_learner(cfg, policy, rubric, dist, total)
-        position = Position()
         if saved is not None:
-            check_same_run(saved, cfg, problems)
-            position = restore(learner, saved)
-        training = cls(
+            refuse_other_run(saved, identity(cfg, problems, dist))
+        learner = build_learner(cfg, build_policy(cfg, dist, saved), rubric, dist, total)
+        position = restore(learner, saved) if saved else Position()
+        if dist.is_main:
+            write_run_folder(run_dir, cfg, problems, dist)
+        return cls(
             cfg=cfg,
             run_dir=run_dir,
-            dist=dist,
-            accelerator=accelerator,
             stop=stop,
             learner=learner,
             problems=problems,
             total=total,
+            saved=saved,
             position=position,
             trainer_state=TrainerState(global_step=position.update, max_steps=total),
-            progress=Progress(
-                total,
-                done_updates=position.update,
-                logging_steps=cfg.output.logging_steps,
-                disable=not dist.is_main,
-            ),
+            records=Records.open(cfg, run_dir, dist, accelerator, total=total, position=position),
+            last_saved=position.update,
         )
-        training.open_folder(saved)
-        return training
 
-    def open_folder(self, saved: Checkpoint | None) -> None:
-        """Write what the run is, and take back what a killed run logged after its last checkpoint."""
-        if not self.dist.is_main:
-            return
-        if saved is None:
-            write_run_folder(self.run_dir, self.cfg, self.problems, self.dist)
-        for log in (MetricsLog(self.run_dir), Journal(self.run_dir)):
-            log.rewind(self.position.update)
-        rewind_completions(self.run_dir, self.position.update)
-        start_trackers(
-            self.accelerator,
-            project=os.environ.get("WANDB_PROJECT", "grpo"),
-            run_name=self.cfg.output.run_name or self.run_dir.name,
-            run_dir=self.run_dir,
-            config=to_flat(self.cfg),
-            done_updates=self.position.update,
-        )
-        if saved is not None:
-            self.progress.write(f"resumed from {saved.path}: update {self.position.update} of {self.total}")
+    @property
+    def dist(self) -> Dist:
+        return self.learner.dist
+
+    @property
+    def done(self) -> bool:
+        return self.position.update >= self.total
 
     def announce(self, notes: Sequence[str]) -> None:
-        """The banner: `notes` of the parser, what became of the data, and what the run will do and cost."""
+        """The banner: `notes` of the parser, what became of the data, what the run will do and cost."""
         if not self.dist.is_main:
             return
         tokenizer = self.learner.policy.tokenizer
         plan = estimate_lines(self.cfg, meta_model(self.cfg.model), self.problems.train, tokenizer)
-        for line in [*notes, *self.problems.notes, *self.learner.rubric.announcements(), *plan]:
-            self.progress.write(line)
+        self.records.say(*notes, *self.problems.notes, *self.learner.rubric.announcements(), *plan)
 
     def train(self) -> None:
         """Rollouts until the updates are done or somebody asked to stop."""
-        if self.cfg.eval.eval_on_start and self.position.update == 0:
-            self.evaluate()
-        while self.position.update < self.total and not self.stopped:
-            before = self.position.update
+        self.begin()
+        self.at_boundary()
+        while not self.stopped and not self.done:
             self.one_rollout()
-            self.after_rollout(before)
+            self.at_boundary()
         if not self.stopped:
             self.finish()
+
+    def begin(self) -> None:
+        """The generators are set last, because building a run may draw; and whatever keeps a resumed run from going
+        on bit for bit is said."""
+        reasons = [] if self.dist.device.type == "cpu" else ["a GPU adds up in no fixed order"]
+        if self.saved is not None:
+            reasons += inexact_because(self.saved, identity(self.cfg, self.problems, self.dist))
+            self.records.say(f"resumed from {self.saved.path}: update {self.position.update} of {self.total}")
+            self.records.say(*(f"not bit for bit as without the interruption: {reason}" for reason in reasons))
+        if reasons:
+            self.position.exactness = SAME_EXPERIENCE
+        set_generators(self.saved, self.dist, f"{self.cfg.output.seed}/{self.position.update}")
 
     def one_rollout(self) -> None:
         indices = problems_of_rollout(
@@ -169,7 +168,7 @@ class Training:
             now = time.perf_counter()
             self.after_update(result, stats, first=first, seconds=now - began)
             began, first = now, False
-            if self.position.update >= self.total:
+            if self.done:
                 break
         self.position.rollout += 1
 
@@ -178,8 +177,10 @@ class Training:
         position, reference = self.position, self.cfg.reference
         position.update += 1
         self.trainer_state.global_step = position.update
-        position.skipped += not stats.applied
-        position.skipped_in_row = 0 if stats.applied else position.skipped_in_row + 1
+        if stats.rejected is not None:
+            position.skipped, position.skipped_in_row = position.skipped + 1, position.skipped_in_row + 1
+        elif stats.applied:
+            position.skipped_in_row = 0
         if (
             self.learner.reference is not None
             and reference.sync_ref_model
@@ -199,13 +200,7 @@ class Training:
         if any(v == Verdict.TIMEOUT for group in scored for values in group.verdicts.values() for v in values):
             self.position.exactness = SAME_EXPERIENCE
         advantages = self.dist.in_order(positions, list(result.advantages_PG))
-        if not self.dist.is_main:
-            return
-        Journal(self.run_dir).write(self.position.update, self.position.rollout, scored, self.position.exactness)
-        if self.cfg.output.log_completions:
-            write_completions(
-                self.run_dir, self.position.rollout, self.position.update, scored, torch.stack(advantages)
-            )
+        self.records.rollout(self.position, scored, torch.stack(advantages))
 
     def log(self, result: RolloutResult, stats: UpdateStats, *, first: bool, seconds: float) -> None:
         metrics = {**stats.metrics(), "learning_rate": self.learner.scheduler.get_last_lr()[0], "step_time": seconds}
@@ -217,37 +212,45 @@ class Training:
             metrics["tokens_per_second"] = result.metrics["num_tokens"] / seconds
         seen = self.position.rollout * self.cfg.sampling.problems_per_rollout
         metrics |= {"epoch": seen / len(self.problems.train), "skipped_updates": self.position.skipped}
-        self.write_metrics(metrics)
-
-    def write_metrics(self, metrics: dict[str, float]) -> None:
-        if self.dist.is_main:
-            MetricsLog(self.run_dir).write(self.position.update, metrics)
-            log_to_trackers(self.accelerator, metrics, self.position.update)
-            self.progress.update(self.position.update, metrics)
+        self.records.metrics(self.position.update, metrics)
 
     def reject(self, stats: UpdateStats) -> None:
         """Put the rows of an update that was not finite on disk; the third in a row ends the run."""
         path = write_rejected(self.run_dir, self.position.update, self.dist.rank, stats)
-        self.progress.write(f"update {self.position.update} was not finite and was skipped; its rows are in {path}")
+        self.records.say(f"update {self.position.update} was not finite and was skipped; its rows are in {path}")
         if self.position.skipped_in_row >= MAX_SKIPPED_IN_ROW:
             raise NonFiniteUpdateError(
                 f"{MAX_SKIPPED_IN_ROW} updates in a row were not finite (last: loss {stats.loss}, gradient norm "
-                f"{stats.grad_norm}); the weights are still those of the last good update. Look at {path}, then lower "
-                "learning_rate or max_grad_norm, or resume from the last checkpoint"
+                f"{stats.grad_norm}); the weights are still those of the last good update. Look at {path}. Resuming "
+                "comes here again: start a run of its own from a checkpoint (model_name_or_path) with a lower "
+                "learning_rate or max_grad_norm"
             )
 
-    def after_rollout(self, before: int) -> None:
-        """At a boundary: stop if asked, evaluate and save when due."""
+    def at_boundary(self) -> None:
+        """Between two rollouts: stop if somebody asked, evaluate and save when due.
+
+        What is due follows from the position alone, so a resumed run makes up for an evaluation that a stop left out.
+        """
         self.stop.signum = self.dist.max_int(self.stop.signum)
         self.stopped = self.stop.signum != 0
-        done = self.position.update >= self.total
-        evaluate_now = self.due(self.cfg.eval.eval_steps, before) or (done and self.cfg.eval.eval_on_end)
-        improved = not self.stopped and evaluate_now and self.evaluate()
-        if self.stopped or improved or done or self.due(in_updates(self.cfg.output.save_steps, self.total), before):
+        improved = not self.stopped and self.evaluation_due() and self.evaluate()
+        save_due = self.due(in_updates(self.cfg.output.save_steps, self.total), since=self.last_saved)
+        if self.position.update > self.last_saved and (self.stopped or self.done or improved or save_due):
             self.save()
+        if self.stopped:
+            name = signal.Signals(self.stop.signum).name
+            self.records.say(f"stopped by {name} after update {self.position.update}; `resume: auto` goes on from here")
 
-    def due(self, every: int, before: int) -> bool:
-        return every > 0 and self.position.update // every > before // every
+    def evaluation_due(self) -> bool:
+        cfg, evaluated = self.cfg.eval, self.position.evaluated
+        if evaluated == self.position.update:
+            return False
+        edges = (cfg.eval_on_start and self.position.update == 0) or (cfg.eval_on_end and self.done)
+        return edges or self.due(cfg.eval_steps, since=max(evaluated, 0))
+
+    def due(self, every: int, *, since: int) -> bool:
+        """Whether a multiple of `every` updates has been reached since update `since`."""
+        return every > 0 and self.position.update // every > since // every
 
     def evaluate(self) -> bool:
         """Held-out evaluation, logged; returns whether pass@1 is the best so far."""
@@ -263,10 +266,9 @@ class Training:
                 trainer_state=self.trainer_state,
             )
         held_out = {f"eval/{name}": value for name, value in metrics.items()}
-        self.write_metrics(held_out | {"seconds/evaluation": seconds["evaluation"]})
-        if self.dist.is_main:
-            blank = torch.zeros(len(scored), self.cfg.eval.eval_samples)
-            write_completions(self.run_dir / "evaluation", 0, self.position.update, scored, blank)
+        held_out["seconds/evaluation"] = seconds["evaluation"]
+        self.records.evaluation(self.position.update, held_out, scored)
+        self.position.evaluated = self.position.update
         improved = self.position.best_metric is None or metrics["pass@1"] > self.position.best_metric
         if improved:
             self.position.best_metric, self.position.best_step = metrics["pass@1"], self.position.update
@@ -275,9 +277,7 @@ class Training:
     def save(self) -> None:
         """One checkpoint, by all processes together."""
         tensors, state = capture(self.learner, self.position)
-        state |= {"seed": self.cfg.output.seed, "data": fingerprint(self.problems.train), "versions": versions()}
-        state |= {"config": to_flat(self.cfg)}
-
+        state |= identity(self.cfg, self.problems, self.dist)
         weights = gather_weights(self.learner.policy, self.dist)
 
         def export(folder: Path) -> None:
@@ -287,6 +287,7 @@ class Training:
             checkpoints.save_checkpoint(self.run_dir, self.position.update, export=export, tensors=tensors, state=state)
             best = [self.position.best_step] if self.position.best_step is not None else []
             checkpoints.prune(self.run_dir, keep_last=self.cfg.output.save_total_limit, keep=best)
+        self.last_saved = self.position.update
         self.dist.barrier()
 
     def finish(self) -> None:
@@ -294,33 +295,3 @@ class Training:
         weights = gather_weights(self.learner.policy, self.dist)
         if self.dist.is_main:
             export_policy(self.learner.policy, self.run_dir / "final", weights, merge=True)
-
-    def close(self) -> None:
-        self.progress.close()
-        self.accelerator.end_training()
-
-
-def find_resume_point(cfg: RunConfig, run_dir: Path, dist: Dist) -> Checkpoint | None:
-    """The checkpoint to go on from, chosen by the main process; refuses to write over another run."""
-    found: Checkpoint | None = None
-    if dist.is_main:
-        checkpoints.clean_leftovers(run_dir)
-        skipped: list[str] = []
-        found = checkpoints.load_newest(run_dir, on_skip=lambda path, why: skipped.append(f"{path.name}: {why}"))
-        for line in skipped:
-            print(f"WARNING checkpoint passed over: {line}")
-    found = dist.gather(found)[0]
-    used = found is not None or (run_dir / "metrics.jsonl").exists()
-    if cfg.output.resume == "never" and used:
-        raise ConfigError(f"{run_dir} already holds a run: set `resume: auto` to go on with it, or another output_dir")
-    if cfg.output.resume == "must" and found is None:
-        raise CheckpointError(f"resume: must, but {run_dir} holds no valid checkpoint")
-    return found
-
-
-def check_same_run(saved: Checkpoint, cfg: RunConfig, problems: Problems) -> None:
-    """A checkpoint continues the run that wrote it: same data and seed, or the promise of exactness is void."""
-    if saved.state["data"] != fingerprint(problems.train):
-        raise CheckpointError(f"{saved.path} was trained on other problems than the config now loads")
-    if saved.state["seed"] != cfg.output.seed:
-        raise CheckpointError(f"{saved.path} was trained with seed {saved.state['seed']}, not {cfg.output.seed}")

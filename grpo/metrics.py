@@ -79,9 +79,11 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drops the lines after `step`, and a last line cut off by a kill, so that a resumed run writes them anew."""
-        kept = [line for line in read_lines(self.path) if line["step"] <= step]
+    def rewind(self, step: int, *, evaluated: int) -> None:
+        """Drops what a resumed run writes anew: the lines after `step`, evaluations after `evaluated`, and a last line
+        cut off by a kill."""
+        lines = read_lines(self.path)
+        kept = [line for line in lines if line["step"] <= (evaluated if _is_evaluation(line) else step)]
         write_text_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
@@ -100,6 +102,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except json.JSONDecodeError:
         last = []
     return [json.loads(line) for line in lines[:-1]] + last
+
+
+def _is_evaluation(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith("eval/") for name in line)
 
 
 def _finite(value: float) -> float | None:

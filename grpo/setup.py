@@ -6,12 +6,14 @@ import math
 import platform
 import subprocess
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data.fingerprint import fingerprint
 from data.problem import Problem
 from data.sources import load_problems
 from grpo.checkpoint import Checkpoint
@@ -38,6 +40,11 @@ class Problems:
     train: list[Problem]
     test: list[Problem]
     notes: list[str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the training problems, in order."""
+        return fingerprint(self.train)
 
 
 def load_data(cfg: RunConfig, tokenizer: Any) -> Problems:
@@ -137,7 +144,7 @@ def total_updates(cfg: RunConfig, num_problems: int) -> int:
 
 
 def write_run_folder(run_dir: Path, cfg: RunConfig, problems: Problems, dist: Dist) -> None:
-    """`config.yaml` and `environment.json`, before the first step."""
+    """`config.yaml` and `environment.json` of the run's latest start, before the first step."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_config(run_dir / "config.yaml", cfg)
     environment = {
@@ -148,6 +155,7 @@ def write_run_folder(run_dir: Path, cfg: RunConfig, problems: Problems, dist: Di
         "device": str(dist.device),
         "git_commit": git_commit(),
         "train_problems": len(problems.train),
+        "train_fingerprint": problems.fingerprint,
         "test_problems": len(problems.test),
     }
     write_json_atomic(run_dir / "environment.json", environment)

@@ -1,10 +1,11 @@
-"""SIGTERM and SIGINT ask a run to stop at the next step edge; a second one ends it at once."""
+"""SIGTERM and SIGINT ask a run to stop at the next rollout boundary; the same one again ends it at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -18,13 +19,17 @@ class StopRequest:
     signum: int = 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler)
+        self.signum = self.signum or signum
+        signal.signal(signum, signal.SIG_DFL)
+        name = signal.Signals(signum).name
+        line = f"\n{name}: this rollout is finished and saved first; the same signal again ends the run at once\n"
+        with suppress(OSError):  # and not print, which could meet itself: a handler runs anywhere
+            os.write(2, line.encode())
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Install the handlers for the length of a run. The handler only sets a flag; nothing is done inside it."""
+    """Install the handlers for the length of a run. The handler only sets a flag and says so."""
     request = StopRequest()
     previous = {signum: signal.signal(signum, request) for signum in STOP_SIGNALS}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,13 +27,16 @@ class Position:
     """Where the run stands: the only mutable state besides weights, optimizer, schedule, reference and RNG.
 
     update: applied or skipped optimizer steps. rollout: rounds of sampling finished (the data position).
-    exactness: `bitwise`, or `same_experience` once something depended on the wall clock or the number of processes.
+    evaluated: update of the last evaluation, -1 before the first. best_*: the best pass@1 so far, and its update.
+    exactness: `bitwise`, or `same_experience` once something depended on the wall clock, a GPU, or another set-up than
+    the checkpoint's.
     """
 
     update: int = 0
     rollout: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
+    evaluated: int = -1
     best_metric: float | None = None
     best_step: int | None = None
     exactness: str = BITWISE
@@ -58,17 +62,19 @@ def capture(learner: Learner, position: Position) -> tuple[dict[str, dict[str, t
         "scheduler": learner.scheduler.state_dict(),
         "learning_rates": [group["lr"] for group in learner.optimizer.param_groups],
         "python_rng": [python for _, python in rng],
-        "world": learner.dist.world,
+        "frozen": frozen_fingerprint(learner.policy),
     }
     return tensors, state
 
 
 def restore(learner: Learner, checkpoint: Checkpoint) -> Position:
-    """Put everything of `capture` back; the policy's weights were loaded from the checkpoint's folder before.
-
-    Another number of processes than at the save goes on with the same data and weights, but not bit for bit.
-    """
+    """Put everything of `capture` back but the generators; the policy's weights were loaded from the checkpoint's
+    folder before. Raises CheckpointError where an adapter would go on over another base."""
     state = checkpoint.state
+    if state["frozen"] != frozen_fingerprint(learner.policy):
+        raise CheckpointError(
+            f"{checkpoint.path} is an adapter for another base than {learner.cfg.model.model_name_or_path}"
+        )
     position = Position(**state["position"])
     load_optimizer(learner.policy, learner.optimizer, checkpoint.tensors("optimizer"))
     for group, rate in zip(learner.optimizer.param_groups, state["learning_rates"], strict=True):
@@ -79,14 +85,32 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> Position:
         learner.reference.load(
             {name: local(shard_like(saved[name], p)) for name, p in learner.policy.trainable().items()}
         )
-    if state["world"] == learner.dist.world:
-        rank = learner.dist.rank
-        prefix = f"rank{rank}."
-        values = {k.removeprefix(prefix): v for k, v in checkpoint.tensors("rng").items() if k.startswith(prefix)}
-        set_rng_state(values, state["python_rng"][rank])
-    else:
-        position.exactness = SAME_EXPERIENCE
     return position
+
+
+def set_generators(checkpoint: Checkpoint | None, dist: Dist, seed: str) -> None:
+    """The global generators of torch, numpy and python: as the checkpoint has them, or from `seed` and this process's
+    rank where there is none, or one of another number of processes."""
+    if checkpoint is not None and checkpoint.state["world"] == dist.world:
+        prefix = f"rank{dist.rank}."
+        values = {k.removeprefix(prefix): v for k, v in checkpoint.tensors("rng").items() if k.startswith(prefix)}
+        set_rng_state(values, checkpoint.state["python_rng"][dist.rank])
+        return
+    number = int.from_bytes(hashlib.sha256(f"{seed}/{dist.rank}".encode()).digest()[:4], "big")
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def frozen_fingerprint(policy: Policy) -> str:
+    """sha256 over about 1,000 values of every weight that is not trained, and so not in the checkpoint (collective)."""
+    digest = hashlib.sha256()
+    for name, parameter in policy.model.named_parameters():
+        if not parameter.requires_grad:
+            full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+            sample = full.detach().flatten()[:: max(1, full.numel() // 1000)]
+            digest.update(f"{name} {tuple(full.shape)}".encode() + sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

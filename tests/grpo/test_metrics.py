@@ -65,7 +65,7 @@ def test_rewind_drops_later_lines_and_the_run_goes_on(tmp_path):
     log = MetricsLog(tmp_path)
     for step in range(1, 6):
         log.write(step, {"reward": step / 10})
-    log.rewind(3)
+    log.rewind(3, evaluated=3)
     log.write(4, {"reward": -1.0})
     assert [(line["step"], line["reward"]) for line in read_metrics(tmp_path)] == [
         (1, 0.1),
@@ -83,13 +83,13 @@ def test_a_last_line_cut_by_a_kill_is_left_out_everywhere(tmp_path, cut):
     log.path.write_bytes(log.path.read_bytes()[:-cut])
     kept = [line["step"] for line in read_metrics(tmp_path)]
     assert kept == ([1, 2, 3] if cut == 1 else [1, 2])  # 1: only the newline is missing, the line is whole
-    log.rewind(3)
+    log.rewind(3, evaluated=3)
     log.write(9, {})
     assert [line["step"] for line in read_metrics(tmp_path)] == [*kept, 9]
 
 
 def test_rewind_without_a_file_starts_an_empty_log(tmp_path):
-    MetricsLog(tmp_path).rewind(0)
+    MetricsLog(tmp_path).rewind(0, evaluated=0)
     assert read_metrics(tmp_path) == []
 
 
