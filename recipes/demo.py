@@ -14,19 +14,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from grpo.completions import read_completions
 from grpo.config import RunConfig
 from grpo.errors import ToolkitError
 from grpo.files import write_json_atomic
 from grpo.loop import run
 from grpo.metrics import read_metrics
 from grpo.parse import parse_run_config
-from grpo.report import before_after_table, report_from_run
+from grpo.report import before_after_table, evaluation_samples, report_from_run
 from grpo.setup import versions
+from grpo.text import visible
 
 CONFIG = Path(__file__).parent / "configs" / "tiny_v3" / "r1_zero.yaml"
 DEFAULTS = ["--config", str(CONFIG), "--model_name_or_path", str(CONFIG.parent / "base"), "--output_dir", "runs/demo"]
-NUM_SAMPLES = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +61,7 @@ def finish(cfg: RunConfig, run_dir: Path, seconds: float) -> None:
     for when, samples in summary["samples"].items():
         print(f"\n{when}: {samples[0]['question']}   (gold {samples[0]['answer']})")
         for sample in samples:
-            print(f"  {'right' if sample['correct'] else 'wrong'}  {sample['completion']}")
+            print(f"  {'right' if sample['correct'] else 'wrong'}  {visible(sample['completion'])}")
     print(f"\n{seconds:.0f} s. Report: {report}   Completions: grpo show {run_dir}")
 
 
@@ -79,7 +78,7 @@ def summarise(cfg: RunConfig, run_dir: Path, seconds: float) -> dict[str, Any]:
     return {
         "before": before,
         "after": after,
-        "samples": same_problem_samples(run_dir),
+        "samples": evaluation_samples(run_dir),
         "notes": [f"{after['problems']} held-out problems x {after['samples']} samples, temperature 1"],
         "seconds": {name: round(value, 1) for name, value in phases.items()},
         "updates": lines[-1]["step"],
@@ -93,25 +92,13 @@ def held_out(line: dict[str, Any]) -> dict[str, float]:
     return {name: value if isinstance(value, int) else round(value, 4) for name, value in figures.items()}
 
 
-def same_problem_samples(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """Completions of the first held-out problem, by the first and by the last evaluation."""
-    rows = read_completions(run_dir / "evaluation")
-    steps = sorted({row["step"] for row in rows})
-    keys = ("question", "answer", "completion", "correct", "length")
-    samples = {}
-    for when, step in (("before", steps[0]), ("after", steps[-1])):
-        chosen = [row for row in rows if row["step"] == step and row["problem_id"] == rows[0]["problem_id"]]
-        samples[when] = [{key: row[key] for key in keys} for row in chosen[:NUM_SAMPLES]]
-    return samples
-
-
 def print_table(table: list[list[Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     rendered = Table(*map(str, table[0]))
     for name, *values in table[1:]:
-        rendered.add_row(name, *(f"{value:.3f}" for value in values))
+        rendered.add_row(name, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     Console().print(rendered)
 
 
