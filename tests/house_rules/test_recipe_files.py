@@ -1,0 +1,62 @@
+"""Every YAML file under recipes/ is read by the parser of the recipe it names, and what it refers to exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from data.sources import resolve_filter
+from grpo.config import DataConfig
+from grpo.parse import parse_flat, parse_run_config
+from recipes.pretrain_tiny import TinyBaseConfig
+from rewards.rubric import Rubric
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+LAUNCH_FILES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+COMMAND = re.compile(r"^#   (?:accelerate launch|python) -m recipes\.(\w+) --config (\S+)", re.MULTILINE)
+
+
+def parse_rl(argv: Sequence[str]) -> Any:
+    parsed = parse_run_config(argv)
+    assert not parsed.report.not_yet
+    Rubric.from_config(parsed.config.rewards.reward_funcs, parsed.config.rewards.reward_weights)
+    return parsed.config
+
+
+PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "r1_zero": parse_rl,
+    "pretrain_tiny": lambda argv: parse_flat(argv, TinyBaseConfig),
+}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_there_are_recipes() -> None:
+    assert len(CONFIGS) >= 3
+    assert sorted(path.stem for path in LAUNCH_FILES) == ["cpu", "ddp", "fsdp2"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+def test_a_config_names_its_command_and_the_commands_parser_takes_it(path: Path) -> None:
+    commands = COMMAND.findall(path.read_text(encoding="utf-8"))
+    assert commands and {config for _, config in commands} == {relative(path)}
+    for recipe, _ in commands:
+        data: DataConfig = PARSERS[recipe](["--config", str(path)]).data
+        if data.dataset_filter:
+            resolve_filter(data.dataset_filter)
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=relative)
+def test_a_launch_file_is_read_by_accelerate_and_names_its_command(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    assert config.num_processes == (1 if path.stem == "cpu" else 2)
+    assert config.use_cpu is (path.stem == "cpu")  # the others take GPUs where there are some, and gloo where not
+    assert f"accelerate launch --config_file {relative(path)} -m recipes.r1_zero" in path.read_text(encoding="utf-8")

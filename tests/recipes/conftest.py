@@ -1,0 +1,18 @@
+"""Shared by the recipes' tests: the shipped base, and the settings that make a run take seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "recipes" / "configs" / "tiny_v3" / "base"
+
+
+@pytest.fixture(scope="session")
+def tiny_base() -> Path:
+    """The trained tiny base that the recipes start from."""
+    if not BASE.is_dir():
+        pytest.skip(f"{BASE} is absent")
+    return BASE
