@@ -91,12 +91,16 @@ class Dist:
         yield
 
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """After the last micro-batch: replicated parameters add up their gradients in one flat all-reduce."""
-        if self.world == 1 or self.sharded:
-            return
+        """After the last micro-batch: replicated parameters add up their gradients in one flat all-reduce.
+
+        A parameter that no token reached gets a gradient of zero, however many processes there are: AdamW would skip
+        it for None, and a process cannot know what the others reached.
+        """
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.world == 1 or self.sharded:
+            return
         flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
         torch_dist.all_reduce(flat)
         for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):

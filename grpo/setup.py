@@ -88,6 +88,11 @@ def _load_split(cfg: DataConfig, split: str, tokenizer: Any, notes: list[str]) -
 def build_policy(cfg: RunConfig, dist: Dist, checkpoint: Checkpoint | None) -> Policy:
     """The policy on this process's device, with the checkpoint's weights where there is one, sharded if asked for."""
     model_cfg, adapter = cfg.model, cfg.adapter
+    if dist.sharded and adapter.use_peft:
+        raise ConfigError(
+            "use_peft: got true under recipes/accelerate/fsdp2.yaml, which shards full fine-tuning only; allowed: "
+            "use_peft with cpu.yaml or ddp.yaml (every process then holds the frozen base), or use_peft: false"
+        )
     if checkpoint is not None and not adapter.use_peft:
         model_cfg = replace(model_cfg, model_name_or_path=str(checkpoint.path), init_random=False)
     policy = load_policy(model_cfg, adapter, device=dist.device, seed=cfg.output.seed)
