@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import nn
 
-from grpo.errors import ConfigError
+from grpo.errors import ConfigError, ToolkitError
 from grpo.sharding import whole
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -70,6 +70,21 @@ class Dist:
         """Everybody's items, one per position, in the order of their positions, on every process."""
         parts = self.gather(list(zip(positions, items, strict=True)))
         return [item for _, item in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+
+    @contextmanager
+    def entered_by_main(self, context: AbstractContextManager[Any]) -> Iterator[None]:
+        """Inside, the main process is in `context`. Where it was refused, every process raises the same ToolkitError,
+        so that none is left waiting (collective)."""
+        refusal: ToolkitError | None = None
+        with ExitStack() as stack:
+            if self.is_main:
+                try:
+                    stack.enter_context(context)
+                except ToolkitError as error:
+                    refusal = error
+            if refusal := self.gather(refusal)[0]:
+                raise refusal
+            yield
 
     def barrier(self) -> None:
         if self.world > 1:

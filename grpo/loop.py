@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def run(cfg: RunConfig, *, notes: Sequence[str] = ()) -> int:
     """
     run_dir = Path(cfg.output.output_dir)
     dist, accelerator = start(log_with=tracker_names(cfg.output.report_to), project_dir=str(run_dir))
-    with stop_requests() as stop, RunLock(run_dir) if dist.is_main else nullcontext():
+    with stop_requests() as stop, dist.entered_by_main(RunLock(run_dir)):
         training = Training.build(cfg, run_dir, dist, accelerator, stop)
         try:
             training.announce(notes)
