@@ -8,7 +8,7 @@ process may run any number of micro-batches and no divisibility rule exists.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -136,9 +136,9 @@ def start(*, log_with: list[str], project_dir: str | None) -> tuple[Dist, Any]:
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     refuse_unsupported_launch(os.environ)
-    cpu = not torch.cuda.is_available()
+    wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     accelerator = Accelerator(
-        cpu=cpu,
+        cpu=wants_cpu or not torch.cuda.is_available(),
         mixed_precision="no",
         log_with=log_with or None,
         project_dir=project_dir,
@@ -157,17 +157,34 @@ def start(*, log_with: list[str], project_dir: str | None) -> tuple[Dist, Any]:
     return place, accelerator
 
 
-def refuse_unsupported_launch(env: Any) -> None:
-    """Launch files that cannot give what they promise are refused before anything is loaded."""
-    if env.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ConfigError(
-            "the launch file asks for DeepSpeed, which steps the optimizer inside backward; not supported yet: "
-            "use recipes/accelerate/fsdp2.yaml"
-        )
-    if env.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and env.get("FSDP_VERSION", "1") != "2":
-        raise ConfigError("the launch file asks for FSDP version 1: set `fsdp_version: 2` in its fsdp_config")
-    if "MASTER_ADDR" in env and "WORLD_SIZE" not in env and "ACCELERATE_MIXED_PRECISION" in env:
-        raise ConfigError(
-            "the launch file asks for several processes, but the launcher started one (accelerate does that for "
-            "MULTI_CPU files and for `--cpu`): use recipes/accelerate/ddp.yaml, which also works without a GPU"
-        )
+def refuse_unsupported_launch(env: Mapping[str, str]) -> None:
+    """Launch files that cannot give what they promise are refused before anything is loaded (ConfigError)."""
+
+    def on(name: str) -> bool:
+        return env.get(name, "").lower() == "true"
+
+    sharded = on("ACCELERATE_USE_FSDP")
+    refusals = {
+        "asks for DeepSpeed, which steps the optimizer inside backward; not supported yet: use "
+        "recipes/accelerate/fsdp2.yaml": on("ACCELERATE_USE_DEEPSPEED"),
+        "asks for Megatron-LM; not supported: use recipes/accelerate/fsdp2.yaml": on("ACCELERATE_USE_MEGATRON_LM"),
+        "asks for FSDP version 1: set `fsdp_version: 2` in its fsdp_config": sharded and env.get("FSDP_VERSION") != "2",
+        "asks to keep sharded parameters in CPU memory; not supported yet: set `fsdp_offload_params: false`": (
+            sharded and on("FSDP_OFFLOAD_PARAMS")
+        ),
+        "asks for activation checkpointing: set it to false there and `gradient_checkpointing: true` in the recipe": (
+            sharded and on("FSDP_ACTIVATION_CHECKPOINTING")
+        ),
+        "asks for a mixed precision other than bf16: set `mixed_precision: 'no'` there; the recipe's `dtype` decides, "
+        "and its default on a GPU is bf16 with fp32 weights": env.get("ACCELERATE_MIXED_PRECISION", "no")
+        not in ("no", "bf16"),
+        "asks for several processes, but the launcher started one (accelerate does that for MULTI_CPU files and for "
+        "`--cpu`): use recipes/accelerate/ddp.yaml, which also works without a GPU": (
+            "ACCELERATE_MIXED_PRECISION" in env and "MASTER_ADDR" in env and "WORLD_SIZE" not in env
+        ),
+        "sets WORLD_SIZE without RANK, so that the processes would not find each other: start them with "
+        "`accelerate launch`": int(env.get("WORLD_SIZE", "1")) > 1 and "RANK" not in env,
+    }
+    for what, given in refusals.items():
+        if given:
+            raise ConfigError(f"the launch file (or the environment) {what}")

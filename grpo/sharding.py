@@ -41,9 +41,14 @@ def local(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter.data
 
 
+def gathered(value: torch.Tensor) -> torch.Tensor:
+    """The full tensor of a shard (collective), on its device."""
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
+
+
 def whole(value: torch.Tensor) -> torch.Tensor:
     """The full tensor of a shard (collective), on the CPU."""
-    return (value.full_tensor() if hasattr(value, "full_tensor") else value).detach().cpu()
+    return gathered(value).cpu()
 
 
 def shard_like(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:

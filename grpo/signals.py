@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 @dataclass
@@ -32,8 +35,16 @@ def stop_requests() -> Iterator[StopRequest]:
     """Install the handlers for the length of a run. The handler only sets a flag and says so."""
     request = StopRequest()
     previous = {signum: signal.signal(signum, request) for signum in STOP_SIGNALS}
+    stop_with_launcher()
     try:
         yield request
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+
+
+def stop_with_launcher() -> None:
+    """On Linux a run also gets SIGTERM when its launcher dies: `accelerate launch` of one process passes no signal on,
+    and one that was killed leaves its processes behind, at work and holding the run folder."""
+    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

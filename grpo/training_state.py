@@ -16,7 +16,7 @@ from grpo.checkpoint import Checkpoint
 from grpo.distributed import Dist
 from grpo.errors import CheckpointError
 from grpo.policy.load import Policy
-from grpo.sharding import local, shard_like, whole, whole_like
+from grpo.sharding import gathered, local, shard_like, whole, whole_like
 from grpo.step import Learner
 
 BITWISE, SAME_EXPERIENCE = "bitwise", "same_experience"
@@ -107,8 +107,8 @@ def frozen_fingerprint(policy: Policy) -> str:
     digest = hashlib.sha256()
     for name, parameter in policy.model.named_parameters():
         if not parameter.requires_grad:
-            full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-            sample = full.detach().flatten()[:: max(1, full.numel() // 1000)]
+            full = gathered(parameter)
+            sample = full.flatten()[:: max(1, full.numel() // 1000)]
             digest.update(f"{name} {tuple(full.shape)}".encode() + sample.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 

@@ -1,0 +1,114 @@
+"""The number of processes changes nothing: gradients, weights, rewards and metrics of 1 and 2 real ranks."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from grpo.distributed import Dist
+from tests.grpo.distributed_process import CASES, ROLLOUTS
+from tests.grpo.launching import ROOT, Outcome, one_process, outcome_of, relative_error
+
+# The issue asks for 1e-5. Measured: at most 5e-7 (two sums in another order); a rank's rows left out give 0.5.
+GRADIENT, WEIGHTS = 1e-5, 1e-6
+LAUNCHES = ("ddp", "fsdp2")
+
+
+@pytest.fixture(scope="session")
+def oracle(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return one_process(tiny_model, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="session", params=LAUNCHES)
+def two_ranks(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return outcome_of(request.param, tiny_model, tmp_path_factory.getbasetemp() / f"two_{request.param}")
+
+
+@pytest.mark.normal
+def test_every_gradient_of_two_processes_is_that_of_one(two_ranks: Outcome, oracle: Outcome) -> None:
+    for case in CASES:
+        updates = len(oracle.facts[0][case])
+        assert updates >= 2 * ROLLOUTS
+        for update in range(updates):
+            assert relative_error(two_ranks, oracle, f"{case}/{update}/") <= GRADIENT, (case, update)
+            ours, theirs = two_ranks.facts[0][case][update], oracle.facts[0][case][update]
+            for name in ("loss", "kl", "entropy", "grad_norm", "tokens"):
+                assert ours[name] == pytest.approx(theirs[name], rel=GRADIENT, abs=1e-6), (case, update, name)
+
+
+@pytest.mark.normal
+def test_the_cases_are_what_they_claim(two_ranks: Outcome, oracle: Outcome) -> None:
+    """Every process had rows of its own, some none; the gradients compared are not all zero; the policy moved."""
+    rows = {case: [facts[case][0]["own_rows"] for facts in two_ranks.facts] for case in CASES}
+    assert rows == {"three_problems": [8, 4], "row_by_row": [8, 4], "one_problem": [3, 0]}
+    for case in CASES:
+        assert max(update["grad_norm"] for update in oracle.facts[0][case]) > 0.5
+    assert oracle.facts[0]["row_by_row"][-1]["kl"] > 0
+
+
+@pytest.mark.normal
+def test_weights_rewards_and_evaluation_agree(two_ranks: Outcome, oracle: Outcome) -> None:
+    for case in CASES:
+        assert relative_error(two_ranks, oracle, f"{case}/after/") <= WEIGHTS
+        for facts in two_ranks.facts:
+            for ours, theirs in zip(facts[case], oracle.facts[0][case], strict=True):
+                assert ours["rewards"] == theirs["rewards"]
+                assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-12)
+            assert facts[f"{case}/evaluation"] == oracle.facts[0][f"{case}/evaluation"]
+
+
+@pytest.mark.normal
+def test_a_restored_checkpoint_goes_on_bit_for_bit(two_ranks: Outcome) -> None:
+    for facts in two_ranks.facts:
+        assert {name.partition("/")[0] for name in facts["resumed"]} == {"optimizer", "reference", "rng", "weights"}
+        assert [name for name, equal in facts["resumed"].items() if not equal] == []
+
+
+@pytest.mark.normal
+def test_processes_do_not_fight_for_cores(two_ranks: Outcome) -> None:
+    """`accelerate launch` gives each of several processes one thread."""
+    assert [(facts["place"]["omp"], facts["place"]["threads"]) for facts in two_ranks.facts] == [("1", 1)] * 2
+
+
+def test_a_parameter_that_no_token_reached_is_stepped_alike_on_any_number_of_processes() -> None:
+    """AdamW skips None and decays for zero: one process knows no other's reach, so it must say zero too."""
+    reached, unreached = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    reached.sum().backward()
+    Dist().sum_gradients([reached, unreached])
+    assert unreached.grad is not None and unreached.grad.count_nonzero() == 0
+    assert torch.equal(reached.grad, torch.ones(2))
+
+
+def test_each_item_is_some_processes_and_every_order_comes_back() -> None:
+    for world in (1, 2, 3, 8):
+        for count in (0, 1, 2, 7, 16):
+            parts = [Dist(rank=rank, world=world).mine(count) for rank in range(world)]
+            assert sorted(item for part in parts for item in part) == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_collectives_live_in_one_place() -> None:
+    """Everything that waits for another process is in distributed.py, or in sharding.py where DTensors become whole."""
+    allowed = {"grpo/distributed.py", "grpo/sharding.py"}
+    found = set()
+    for folder in ("data", "rewards", "grpo", "recipes"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if any(_reaches_for_processes(node) for node in ast.walk(ast.parse(path.read_text()))):
+                found.add(path.relative_to(ROOT).as_posix())
+    assert found == allowed
+
+
+def _reaches_for_processes(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return any(alias.name.startswith("torch.distributed") for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+        return any(name.startswith("torch.distributed") for name in names)
+    if isinstance(node, ast.Attribute):
+        collective = node.attr in ("full_tensor", "all_reduce", "all_gather", "gather_object", "wait_for_everyone")
+        return collective or (node.attr == "distributed" and ast.unparse(node) == "torch.distributed")
+    return False
