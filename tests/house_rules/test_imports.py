@@ -51,7 +51,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "grpo.parse",
         "grpo.policy",
         "grpo.progress",
-        "grpo.records",
         "grpo.runlock",
         "grpo.sampling",
         "grpo.sharding",
@@ -63,6 +62,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "grpo flow: the step, the loop": (
         "grpo.dry_run",
         "grpo.loop",
+        "grpo.records",
         "grpo.resume",
         "grpo.setup",
         "grpo.step",
