@@ -230,15 +230,19 @@ class Training:
 
         What is due follows from the position alone, so a resumed run makes up for an evaluation that a stop left out.
         """
-        self.stop.signum = self.dist.max_int(self.stop.signum)
-        self.stopped = self.stop.signum != 0
-        improved = not self.stopped and self.evaluation_due() and self.evaluate()
+        improved = self.evaluation_due() and not self.asked_to_stop() and self.evaluate()
+        self.stopped = self.asked_to_stop()
         save_due = self.due(in_updates(self.cfg.output.save_steps, self.total), since=self.last_saved)
         if self.position.update > self.last_saved and (self.stopped or self.done or improved or save_due):
             self.save()
         if self.stopped:
             name = signal.Signals(self.stop.signum).name
             self.records.say(f"stopped by {name} after update {self.position.update}; `resume: auto` goes on from here")
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process got a signal (collective)."""
+        self.stop.signum = self.dist.max_int(self.stop.signum)
+        return self.stop.signum != 0
 
     def evaluation_due(self) -> bool:
         cfg, evaluated = self.cfg.eval, self.position.evaluated
