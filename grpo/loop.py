@@ -202,7 +202,7 @@ class Training:
         self.records.rollout(self.position, scored, torch.stack(advantages))
 
     def log(self, result: RolloutResult, stats: UpdateStats, *, first: bool, seconds: float) -> None:
-        metrics = {**stats.metrics(), "learning_rate": self.learner.scheduler.get_last_lr()[0], "step_time": seconds}
+        metrics = {**stats.metrics(), "step_time": seconds}
         spent = {**result.seconds} if first else {}
         spent["update"] = seconds - sum(spent.get(phase, 0.0) for phase in ("sampling", "scoring"))
         metrics |= {f"seconds/{phase}": value for phase, value in spent.items()}

@@ -78,7 +78,7 @@ class Progress:
         if evaluation:
             values = "  ".join(f"{name} {_short(value)}" for name, value in evaluation.items())
             self.write(f"{self._place(step)}  held-out  {values}")
-        if len(metrics) > len(evaluation):
+        else:
             self._update(step, metrics)
 
     def _update(self, step: int, metrics: Metrics) -> None:

@@ -18,9 +18,10 @@ _SUMS = ("loss", "tokens", "clipped_low", "clipped_high", "kl", "entropy", "gap"
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateStats:
-    """One optimizer step. Everything but `loss`, `grad_norm` and `rejected` is a sum over counted tokens or rows.
+    """One optimizer step. What is not described here is a sum over counted tokens.
 
-    loss: the scalar that was minimised. grad_norm: before clipping. gap: |old - sampler| log-probability, nats.
+    loss: the scalar that was minimised. grad_norm: before clipping. learning_rate: of this update.
+    gap: |old - sampler| log-probability, nats, as a sum and as the largest.
     with_kl: there is a reference; without one `kl` is not measured and not logged.
     rejected: this process's rows of an update that was not applied because something was not finite.
     """
@@ -34,6 +35,7 @@ class UpdateStats:
     gap: float = 0.0
     gap_max: float = 0.0
     grad_norm: float = 0.0
+    learning_rate: float = 0.0
     with_kl: bool = False
     applied: bool = True
     rejected: TrainBatch | None = None
@@ -54,6 +56,7 @@ class UpdateStats:
         return kl | {
             "loss": self.loss,
             "grad_norm": self.grad_norm,
+            "learning_rate": self.learning_rate,
             "clip_ratio/low": self.clipped_low / tokens,
             "clip_ratio/high": self.clipped_high / tokens,
             "clip_ratio/region": (self.clipped_low + self.clipped_high) / tokens,

@@ -128,7 +128,7 @@ def update_policy(
     parameters = list(policy.trainable().values())
     batch, num_tokens = with_loss_weights(batch, cfg, dist)
     optimizer.zero_grad(set_to_none=True)
-    stats = UpdateStats(with_kl=batch.ref_logprobs_BT is not None)
+    stats = UpdateStats(learning_rate=optimizer.param_groups[0]["lr"], with_kl=batch.ref_logprobs_BT is not None)
     micros = microbatches(batch, cfg.batch.max_tokens_per_microbatch, at_least=forwards(batch, cfg, dist))
     for number, micro in enumerate(micros, start=1):
         with dist.gradient_sync(policy.model, enabled=number == len(micros)):

@@ -67,7 +67,7 @@ def test_the_last_update_gets_a_line_whatever_the_rhythm(capsys):
 
 def test_an_evaluation_has_a_line_of_its_own(capsys):
     progress = Progress(4, logging_steps=2)
-    progress.update(0, {"eval/pass@1": 0.25, "eval/problems": 100.0})
+    progress.update(0, {"eval/pass@1": 0.25, "eval/problems": 100.0, "seconds/evaluation": 3.0})
     for step in (1, 2):
         progress.update(step, ROLLOUT | UPDATE)
     progress.update(2, {"eval/pass@1": 0.5})
