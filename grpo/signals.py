@@ -29,13 +29,16 @@ class StopRequest:
         with suppress(OSError):  # and not print, which could meet itself: a handler runs anywhere
             os.write(2, line.encode())
 
+    def launcher_died(self) -> None:
+        self.signum = self.signum or signal.SIGTERM
+
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
     """Install the handlers for the length of a run. The handler only sets a flag and says so."""
     request = StopRequest()
     previous = {signum: signal.signal(signum, request) for signum in STOP_SIGNALS}
-    stop_with_launcher()
+    stop_with_launcher(request)
     try:
         yield request
     finally:
@@ -43,8 +46,10 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(signum, handler)
 
 
-def stop_with_launcher() -> None:
-    """On Linux a run also gets SIGTERM when its launcher dies: `accelerate launch` of one process passes no signal on,
-    and one that was killed leaves its processes behind, at work and holding the run folder."""
+def stop_with_launcher(request: StopRequest) -> None:
+    """On Linux the death of the launcher is a request too: `accelerate launch` of one process passes no signal on, and
+    one that was killed leaves its processes behind, at work and holding the run folder."""
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # Not SIGTERM: the kernel tells of every thread of the launcher, and a second SIGTERM would end the run at once.
+        signal.signal(signal.SIGRTMIN, lambda *_: request.launcher_died())
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGRTMIN)
