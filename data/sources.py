@@ -18,6 +18,7 @@ from data.rows import RowError, RowFormat, to_gsm8k_problem, to_problem
 from data.templates import Template
 
 Filter = Callable[[Problem], bool]
+Refusal = Callable[[Problem], str | None]
 
 
 def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its order
@@ -32,13 +33,14 @@ def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its or
     system_prompt: str | None = None,
     filter_path: str | None = None,
     allow_bad_rows: bool = False,
+    refuse: Refusal = lambda problem: None,
 ) -> LoadedProblems:
     """Every problem of one split, in the order of the rows.
 
     `name`: `gym:<task>` (`kwargs`: see `load_gym`), `gsm8k:<path or Hub id>`, a .jsonl, .json or .parquet path
     (`{split}` in it is replaced), a folder, or a Hub id. The prompt column holds text, or chat messages that are used
-    as they are. Raises `DataError` for rows that cannot be trained on (unless `allow_bad_rows`, which drops them), and
-    when no problem is left.
+    as they are. `refuse` gives the reason why a row of a file cannot be used, or None. Raises `DataError` for rows that
+    cannot be trained on (unless `allow_bad_rows`, which drops them), and when no problem is left.
     """
     fmt = RowFormat(
         prompt_column=prompt_column, answer_column=answer_column, template=template, system_prompt=system_prompt
@@ -49,9 +51,9 @@ def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its or
     elif kwargs:
         raise DataError(f"dataset_kwargs {sorted(kwargs)} are settings of a gym: task; {name!r} takes none")
     elif kind == "gsm8k":
-        loaded = _load_rows(rest, fmt, to_gsm8k_problem, config=config, split=split)
+        loaded = _load_rows(rest, fmt, to_gsm8k_problem, refuse, config=config, split=split)
     else:
-        loaded = _load_rows(name, fmt, to_problem, config=config, split=split)
+        loaded = _load_rows(name, fmt, to_problem, refuse, config=config, split=split)
     return _checked(_filtered(loaded, filter_path), allow_bad_rows)
 
 
@@ -68,7 +70,7 @@ def resolve_filter(path: str) -> Filter:
 
 
 def _load_rows(
-    name: str, fmt: RowFormat, make: Callable[..., Problem], *, config: str | None, split: str
+    name: str, fmt: RowFormat, make: Callable[..., Problem], refuse: Refusal, *, config: str | None, split: str
 ) -> LoadedProblems:
     made: list[tuple[str, Problem]] = []
     bad_rows: list[BadRow] = []
@@ -79,9 +81,14 @@ def _load_rows(
             continue
         try:
             id = f"{stem}:{row.place.split()[1]}"
-            made.append((row.place, make(row.columns, fmt, id=id, source=name)))
+            problem = make(row.columns, fmt, id=id, source=name)
         except RowError as error:
             bad_rows.append(BadRow(place=row.place, reason=str(error)))
+            continue
+        if reason := refuse(problem):
+            bad_rows.append(BadRow(place=row.place, reason=reason))
+        else:
+            made.append((row.place, problem))
     rows_read = len(made) + len(bad_rows)
     problems, conflicts = _without_conflicts(made)
     report = LoadReport(

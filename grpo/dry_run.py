@@ -36,11 +36,13 @@ def dry_run(cfg: RunConfig, report: KeyReport) -> None:
     _section("keys", [str(report), *presets.fill(report.native)[1]])
     _section("config", [config_text(cfg)])
     tokenizer = load_tokenizer(cfg.model)
-    problems = load_data(cfg, tokenizer)
+    rewards = cfg.rewards
+    rubric = Rubric.from_config(rewards.reward_funcs, rewards.reward_weights) if rewards.reward_funcs else Rubric(())
+    problems = load_data(cfg, tokenizer, rubric)
     model = meta_model(cfg.model)
     _section("data", problems.notes)
     _section("first prompt", prompt_lines(problems.train[0], tokenizer, model, cfg))
-    _section("rewards of gold answers", reward_lines(cfg, problems.train[:GOLD_ANSWERS], tokenizer))
+    _section("rewards of gold answers", reward_lines(rubric, problems.train[:GOLD_ANSWERS], tokenizer))
     _section("plan", estimate_lines(cfg, model, problems.train, tokenizer))
 
 
@@ -90,14 +92,13 @@ def prompt_lines(problem: Problem, tokenizer: Any, model: nn.Module, cfg: RunCon
     ]
 
 
-def reward_lines(cfg: RunConfig, problems: Sequence[Problem], tokenizer: Any) -> list[str]:
+def reward_lines(rubric: Rubric, problems: Sequence[Problem], tokenizer: Any) -> list[str]:
     """What the rewards give the gold answer of each problem, written in R1's format; one that is judged wrong, or whose
     row is masked, can teach nothing and is a warning."""
     from transformers import TrainerState
 
-    if not cfg.rewards.reward_funcs:
+    if not rubric.functions:
         return ["no reward of this config exists yet"]
-    rubric = Rubric.from_config(cfg.rewards.reward_funcs, cfg.rewards.reward_weights)
     groups = [_gold_group(problem, tokenizer) for problem in problems]
     scored, _ = score_groups(groups, rubric, trainer_state=TrainerState(), step=0)
     lines = []

@@ -92,7 +92,7 @@ class Training:
 
         rubric = Rubric.from_config(cfg.rewards.reward_funcs, cfg.rewards.reward_weights)
         saved = find_resume_point(cfg, run_dir, dist)
-        problems = load_data(cfg, load_tokenizer(cfg.model))
+        problems = load_data(cfg, load_tokenizer(cfg.model), rubric)
         rubric.check_columns(problems.train[0].columns)
         total = total_updates(cfg, len(problems.train))
         if saved is not None:

@@ -47,20 +47,21 @@ class Problems:
         return fingerprint(self.train)
 
 
-def load_data(cfg: RunConfig, tokenizer: Any) -> Problems:
-    """Train problems, and held-out ones where evaluation is asked for; over-long prompts are dropped and counted."""
+def load_data(cfg: RunConfig, tokenizer: Any, rubric: Rubric) -> Problems:
+    """Train problems, and held-out ones where evaluation is asked for. Over-long prompts are dropped and counted; a row
+    whose gold answer the rewards cannot use is a bad row."""
     notes: list[str] = []
-    train = _load_split(cfg.data, cfg.data.dataset_train_split, tokenizer, notes)
+    train = _load_split(cfg.data, cfg.data.dataset_train_split, tokenizer, rubric, notes)
     wants_eval = cfg.eval.eval_steps or cfg.eval.eval_on_start or cfg.eval.eval_on_end
     test: list[Problem] = []
     if wants_eval:
         if cfg.data.dataset_test_split is None:
             raise ConfigError("evaluation is on but `dataset_test_split` is not set")
-        test = _load_split(cfg.data, cfg.data.dataset_test_split, tokenizer, notes)[: cfg.eval.eval_problems]
+        test = _load_split(cfg.data, cfg.data.dataset_test_split, tokenizer, rubric, notes)[: cfg.eval.eval_problems]
     return Problems(train=train, test=test, notes=notes)
 
 
-def _load_split(cfg: DataConfig, split: str, tokenizer: Any, notes: list[str]) -> list[Problem]:
+def _load_split(cfg: DataConfig, split: str, tokenizer: Any, rubric: Rubric, notes: list[str]) -> list[Problem]:
     loaded = load_problems(
         cfg.dataset_name,
         config=cfg.dataset_config,
@@ -72,6 +73,7 @@ def _load_split(cfg: DataConfig, split: str, tokenizer: Any, notes: list[str]) -
         system_prompt=cfg.system_prompt,
         filter_path=cfg.dataset_filter,
         allow_bad_rows=cfg.allow_bad_rows,
+        refuse=lambda problem: rubric.gold_problem(problem.columns),
     )
     notes.append(f"{split}: {loaded.report}")
     if cfg.max_prompt_length is None:

@@ -33,6 +33,11 @@ class Accuracy:
                 return name
         raise RewardError(f"accuracy needs the column 'answer' or 'solution'; the data has {sorted(columns)}")
 
+    def gold_problem(self, columns: Mapping[str, Any]) -> str | None:
+        """Why this row's gold answer cannot be compared with anything; None if it can, or if there is none."""
+        gold = columns.get(self.check_columns(columns))
+        return None if gold is None else gold_problem(extract_gold(str(gold)))
+
     def __call__(
         self, *, prompts: Sequence[Conversation], completions: Sequence[Conversation], **columns: Any
     ) -> list[Reward]:

@@ -95,6 +95,16 @@ class Rubric:
             if hasattr(function.call, "check_columns"):
                 function.call.check_columns(present)
 
+    def gold_problem(self, columns: Mapping[str, Any]) -> str | None:
+        """Why a function of this rubric could never judge the data row with these columns; None if all could.
+
+        Asks the functions that have a `gold_problem(columns)` of their own.
+        """
+        for function in self.functions:
+            if hasattr(function.call, "gold_problem") and (problem := function.call.gold_problem(columns)):
+                return f"{function.name} cannot use the gold answer: {problem}"
+        return None
+
     def score(
         self,
         *,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from data.problem import DataError, Problem
 from data.rows import RowError, canonical_answer, normalised
 from data.sources import load_problems
+from rewards import Rubric
 
 SHARED = Path(os.environ.get("R1_SHARED_DATA", Path(__file__).resolve().parents[2] / ".." / "shared" / "data"))
 real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is absent")
@@ -374,3 +375,16 @@ def test_math500():
     loaded = load_problems(str(SHARED / "math500_test.jsonl"), prompt_column="problem")
     assert loaded.report.kept == 500
     assert {"solution", "answer"} <= loaded.problems[0].columns.keys()
+
+
+def test_a_row_that_the_caller_refuses_is_a_bad_row_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD, {"prompt": "1 / 0?", "answer": "1/0"})
+    rubric = Rubric.from_config(["format", "accuracy"])
+
+    def refuse(problem: Problem) -> str | None:
+        return rubric.gold_problem(problem.columns)
+
+    with pytest.raises(DataError, match=r"accuracy cannot use the gold answer: it has no value.*line 2"):
+        load_problems(path, refuse=refuse)
+    assert len(load_problems(path, refuse=refuse, allow_bad_rows=True).problems) == 1
+    assert len(load_problems(path).problems) == 2
