@@ -119,6 +119,8 @@ def load_policy(cfg: ModelConfig, adapter: AdapterConfig, *, device: torch.devic
     if adapter.use_peft:
         model = _with_lora(model, adapter, seed, cfg.gradient_checkpointing)
     bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda")
+    if bf16:
+        _gate_in_fp32(model, device)
     return Policy(
         model=model.to(device).train(),
         tokenizer=tokenizer,
@@ -127,6 +129,14 @@ def load_policy(cfg: ModelConfig, adapter: AdapterConfig, *, device: torch.devic
         device=device,
         compute_dtype=torch.bfloat16 if bf16 else torch.float32,
     )
+
+
+def _gate_in_fp32(model: nn.Module, device: torch.device) -> None:
+    """DeepSeek-V3's gates, known by their correction bias, cast to fp32 in their own code (technical report, 3.3.1);
+    autocast would take that back and choose other experts."""
+    for module in model.modules():
+        if "e_score_correction_bias" in module._buffers:
+            module.forward = torch.autocast(device.type, enabled=False)(module.forward)
 
 
 def _load(cfg: ModelConfig) -> nn.Module:

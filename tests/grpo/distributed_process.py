@@ -35,6 +35,7 @@ QUESTIONS = ("State 7 + 1.", "What is 12 - 5 + 3, please?", "Say 4.")
 # an epsilon far above the noise keeps the comparison of weights meaningful.
 COMMON = {
     "dataset_name": "none",
+    "dtype": "float32",  # also on GPUs, where the default is coarser than the differences looked for
     "reward_funcs": ["tests.grpo.distributed_process:token_sum"],
     "prompt_template": "plain",
     "max_completion_length": 8,

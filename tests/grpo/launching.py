@@ -116,11 +116,11 @@ def outcome_of(kind: str, model: Path, folder: Path) -> Outcome:
 
 
 @cache
-def one_process(model: Path, folder: Path) -> Outcome:
+def one_process(model: Path, folder: Path, device: str = "cpu") -> Outcome:
     """The oracle: the same cases in this process alone."""
     record = Record()
     for case in CASES:
-        run_case(case, model, folder, Dist(), record)
+        run_case(case, model, folder, Dist(device=torch.device(device)), record)
     return Outcome(folder=folder, tensors=record.tensors, facts=[json.loads(json.dumps(record.facts))])
 
 

@@ -1,0 +1,80 @@
+"""bfloat16 is for the forward pass alone: weights, gradients and optimizer stay fp32, and sampling casts nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from grpo.distributed import Dist
+from grpo.step import Learner
+from tests.grpo.distributed_process import Record, config, learner_of, problems, run_rollout
+
+CASE = "three_problems"
+
+
+def trained(model: Path, out: Path, **changes: Any) -> tuple[Learner, Record]:
+    learner, record = learner_of(config(CASE, model, out, **changes), Dist()), Record()
+    for rollout in range(2):
+        run_rollout(learner, rollout, record, CASE)
+    return learner, record
+
+
+def computed_in(learner: Learner) -> tuple[Counter[torch.dtype], Counter[torch.dtype]]:
+    """(types of what every linear layer puts out, types of what every gate puts out), filled while the model runs."""
+    layers: Counter[torch.dtype] = Counter()
+    gates: Counter[torch.dtype] = Counter()
+    for name, module in learner.policy.model.named_modules():
+        if name.endswith("mlp.gate"):
+            module.register_forward_hook(lambda _m, _i, out: gates.update([out[0].dtype]))
+        elif isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _m, _i, out: layers.update([out.dtype]))
+    return layers, gates
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_forward_computes_in_the_configured_type_and_the_gates_in_fp32(
+    tiny_model: Path, tmp_path: Path, dtype: str, expected: torch.dtype
+) -> None:
+    learner = learner_of(config(CASE, tiny_model, tmp_path, dtype=dtype), Dist())
+    layers, gates = computed_in(learner)
+    run_rollout(learner, 0, Record(), CASE)
+    assert set(layers) == {expected} and layers.total() > 100
+    assert set(gates) == {torch.float32} and gates.total() > 20
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_peft": True}, {"gradient_checkpointing": True}], ids=str)
+def test_nothing_that_lasts_is_cast(tiny_model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    learner, record = trained(tiny_model, tmp_path, dtype="bfloat16", beta=0.1, **changes)
+    assert {p.dtype for p in learner.policy.model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in record.tensors.values()} == {torch.float32}  # gradients
+    states = [value for state in learner.optimizer.state.values() for value in state.values()]
+    assert states and {value.dtype for value in states} == {torch.float32}
+    assert learner.reference is not None
+    assert {kept.dtype for kept in learner.reference.weights.values()} == {torch.float32}
+
+
+def test_sampling_leaves_every_weight_as_it_was(tiny_model: Path, tmp_path: Path) -> None:
+    learner = learner_of(config(CASE, tiny_model, tmp_path, dtype="bfloat16"), Dist())
+    state = learner.policy.model.state_dict()
+    before = {name: (value.data_ptr(), value.clone()) for name, value in state.items()}
+    learner.sampler.sample(problems(3), positions=range(3), round_key=0)
+    after = learner.policy.model.state_dict()
+    assert after.keys() == before.keys()
+    for name, (place, value) in before.items():
+        assert after[name].data_ptr() == place and torch.equal(after[name], value), name
+
+
+def test_the_bf16_gradient_is_the_fp32_one_to_bf16_precision(tiny_model: Path, tmp_path: Path) -> None:
+    """bf16 keeps 8 bits: a relative error of some 1e-2 is rounding, 0.5 would be another gradient."""
+    _, exact = trained(tiny_model, tmp_path)
+    _, rounded = trained(tiny_model, tmp_path, dtype="bfloat16")
+    assert rounded.facts[CASE][0]["rewards"] == exact.facts[CASE][0]["rewards"], "the first draws differ: choose a seed"
+    names = [name for name in exact.tensors if name.startswith(f"{CASE}/0/")]
+    gap = sum((rounded.tensors[name] - exact.tensors[name]).pow(2).sum().item() for name in names) ** 0.5
+    size = sum(exact.tensors[name].pow(2).sum().item() for name in names) ** 0.5
+    assert 1e-5 < gap / size < 0.05
