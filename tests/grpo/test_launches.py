@@ -92,7 +92,7 @@ def recipe(model: Path, run_dir: Path, **changes: Any) -> list[str]:
 def wait_until(happened: Callable[[], bool], launch: Launch) -> None:
     deadline = time.monotonic() + DEADLINE
     while not happened():
-        assert launch.members(), launch.output()
+        assert launch.process.poll() is None or launch.members(), launch.output()
         assert time.monotonic() < deadline, launch.output()
         time.sleep(0.2)
 
