@@ -2,7 +2,7 @@
 
     python -m recipes.pretrain_tiny --config recipes/configs/tiny_v3/pretrain.yaml
 
-Most of the training is on careful text alone, so that the model *knows* its sums; the rest is on the mixture of
+Most of the training is on careful text, so that the model *knows* its sums; the rest is on the mixture of
 `tiny_corpus.Mixture`, so that it mostly guesses. Reinforcement learning selects among ways of working; it does not
 teach addition.
 """
@@ -34,7 +34,7 @@ from grpo.policy.tiny_v3 import build_tiny_v3, build_tokenizer
 from recipes.tiny_corpus import PHRASES, Mixture, solution
 from rewards.rubric import Rubric
 
-FOUNDATION = Mixture(careful=1.0, careless=0.0)
+FOUNDATION = Mixture(careful=0.7, careless=0.15)
 IGNORED = -100
 
 
@@ -43,9 +43,9 @@ class PretrainConfig:
     """Next-token training of the tiny base on generated solutions."""
 
     output_dir: str
-    steps: int = 1800
+    steps: int = 2400
     rows_per_step: int = 128
-    foundation_share: float = 0.8  # of the steps, on careful text alone
+    foundation_share: float = 0.8  # of the steps, on mostly careful text
     peak_learning_rate: float = 3e-3
     final_share: float = 0.02  # of the peak, at the end of the cosine
     warmup: int = 50

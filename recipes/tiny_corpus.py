@@ -27,8 +27,8 @@ class Mixture:
     """Shares of the three ways of working; what is left over are bare guesses. `slip` is how often a careless
     running total is off, `untagged` how often a guess comes without R1's tags."""
 
-    careful: float = 0.18
-    careless: float = 0.26
+    careful: float = 0.22
+    careless: float = 0.28
     slip: float = 0.3
     untagged: float = 0.5
 
