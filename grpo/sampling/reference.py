@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -114,7 +115,9 @@ class ReferenceSampler:
         # Agreed on before the first call: a sharded forward and this question may not wait for each other.
         most_calls = self.dist.max_int(len(chunks)) if self.dist.sharded else 0
         rollouts: dict[int, Rollout] = {}
-        for chunk in chunks:
+        # None: tqdm switches itself off where stderr is no terminal
+        hidden = None if self.dist.is_main and len(chunks) > 1 else True
+        for chunk in tqdm(chunks, desc="sampling", unit="batch", leave=False, disable=hidden):
             sampled = self._generate([rows[row] for row in chunk], uniforms[chunk])
             rollouts.update(zip(chunk, sampled, strict=True))
         for _ in range(most_calls - len(chunks)):
