@@ -43,7 +43,7 @@ class PretrainConfig:
     """Next-token training of the tiny base on generated solutions."""
 
     output_dir: str
-    steps: int = 2400
+    steps: int = 1200
     rows_per_step: int = 128
     foundation_share: float = 0.8  # of the steps, on mostly careful text
     peak_learning_rate: float = 3e-3
