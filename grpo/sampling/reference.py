@@ -69,7 +69,8 @@ class InverseCdfDraw(LogitsProcessor):
             logits = truncate(input_ids, logits)
         cdf_BV = logits.double().softmax(-1).cumsum(-1)
         threshold = self.uniforms_BT[:, sampled_BT.shape[1], None] * cdf_BV[:, -1:]
-        token = torch.searchsorted(cdf_BV, threshold, right=True).clamp_max(cdf_BV.shape[1] - 1)
+        last = (cdf_BV < cdf_BV[:, -1:]).sum(-1, keepdim=True)  # the last token with any mass; rounding may go beyond
+        token = torch.searchsorted(cdf_BV, threshold, right=True).minimum(last)
         self.chosen_logprobs.append(logprobs_BV.gather(1, token)[:, 0])
         return torch.full_like(logits, float("-inf")).scatter_(1, token, 0.0)
 
