@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from grpo.parse import parse_flat
 from recipes import r1_zero
+from recipes.pretrain_tiny import FOUNDATION, TinyBaseConfig
+from recipes.tiny_corpus import Mixture
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")
@@ -136,6 +140,22 @@ def test_what_a_page_points_to_exists(page: str) -> None:
     ] == []
     files = re.findall(r"`((?:tests|recipes|grpo|rewards|data)/[\w./]+\.(?:py|yaml|md))`", TEXT[page])
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_recipes_page_states_what_the_code_does_and_the_base_achieved() -> None:
+    page, mixture = TEXT["recipes/README.md"], Mixture()
+    guesses = 1 - mixture.careful - mixture.careless
+    for kind, share in {"careful": mixture.careful, "careless": mixture.careless, "a guess": guesses}.items():
+        assert re.search(rf"^\| {kind}\b[^|]*\| {100 * share:.0f} % \|", page, re.MULTILINE), kind
+    assert f"in {100 * mixture.slip:.0f} % of the cases" in page and mixture.untagged == 0.5
+    config = parse_flat(["--config", str(ROOT / "recipes" / "configs" / "tiny_v3" / "pretrain.yaml")], TinyBaseConfig)
+    assert f"The first {100 * config.train.foundation_share:.0f} % of its training" in page
+    assert f"({100 * FOUNDATION.careful:.0f} % careful, {100 * FOUNDATION.careless:.0f} % careless)" in page
+
+    record = ROOT / "recipes" / "configs" / "tiny_v3" / "base" / "pretraining.json"
+    base = json.loads(record.read_text(encoding="utf-8"))["held_out"]
+    shares = " | ".join(f"{base[name]:.3f}" for name in ("pass@1", "pass@8", "maj@16", "format_rate"))
+    assert f"| {shares} | {base['mean_length']:.1f} |" in page
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -36,7 +36,7 @@ class Demo:
 def python(*words: object) -> str:
     command = [sys.executable, *map(str, words)]
     environment = os.environ | {"COLUMNS": "100"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
