@@ -18,7 +18,8 @@ from grpo.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 UPDATES, PROBLEMS, SAMPLES = 12, 32, 16
-SHORT = ["--max_steps", UPDATES, "--eval_steps", 6, "--eval_problems", PROBLEMS, "--eval_samples", SAMPLES]
+SHORT = ["--max_steps", UPDATES, "--lr_scheduler_type", "constant", "--warmup_steps", 0]
+SHORT += ["--eval_steps", 6, "--eval_problems", PROBLEMS, "--eval_samples", SAMPLES]
 FIGURES = {"pass@1", "pass@8", "maj@16", "format_rate", "mean_length", "clipped_ratio", "problems", "samples"}
 
 pytestmark = pytest.mark.normal
