@@ -47,10 +47,10 @@ COMMANDS: dict[str, str] = {
         "tests/recipes/test_launch.py::test_a_run_and_its_resumption"
     ),
     f"accelerate launch --config_file recipes/accelerate/ddp.yaml {R1_ZERO}": (
-        "tests/recipes/test_launch.py::test_two_processes"
+        "tests/grpo/test_launches.py::test_two_processes_share_a_folder_a_signal_and_a_fate"
     ),
     f"accelerate launch --config_file recipes/accelerate/fsdp2.yaml {R1_ZERO}": (
-        "tests/recipes/test_launch.py::test_two_processes"
+        "tests/recipes/test_launch.py::test_sharded_over_two_processes"
     ),
     "accelerate launch -m recipes.r1_zero --config recipes/configs/tiny_v3/gsm8k_smoke.yaml "
     "--dataset_name gsm8k:path/to/gsm8k_train.jsonl": "tests/recipes/test_gsm8k.py::test_three_real_updates",

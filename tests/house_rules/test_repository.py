@@ -23,7 +23,7 @@ def test_no_ignore_file_has_swallowed_a_package() -> None:
     for package in ("data", "rewards", "grpo", "recipes", "tests"):
         present = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
         ignored = subprocess.run(
-            ["git", "check-ignore", *sorted(present)], cwd=ROOT, capture_output=True, text=True
+            ["git", "check-ignore", "--no-index", *sorted(present)], cwd=ROOT, capture_output=True, text=True
         ).stdout.splitlines()
         assert tracked(package) and ignored == [], package
 
