@@ -66,7 +66,7 @@ def _command(
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from grpo.show import show
+    from grpo.monitor.show import show
 
     show(
         arguments.run_dir,
@@ -78,7 +78,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from grpo.report import report_from_run
+    from grpo.monitor.report import report_from_run
 
     print(report_from_run(arguments.run_dir))
 

@@ -12,15 +12,14 @@ import torch
 from torch import nn
 
 from data.problem import Problem
-from grpo import presets
-from grpo.config import ModelConfig, RunConfig
-from grpo.parse import config_text
+from grpo.config import ModelConfig, RunConfig, presets
+from grpo.config.parse import config_text
+from grpo.config.translate import KeyReport
+from grpo.monitor.text import visible
 from grpo.plan import make_plan, plan_lines, shape_of
 from grpo.policy.load import encode_prompt, load_model_config, load_tokenizer, stop_token_ids
 from grpo.scoring import score_groups
 from grpo.setup import load_data, total_updates
-from grpo.text import visible
-from grpo.translate import KeyReport
 from grpo.types import Rollout, RolloutGroup
 from rewards.rubric import Rubric
 

@@ -16,24 +16,9 @@ from typing import Any
 import torch
 
 from data.order import problems_of_rollout
-from grpo import checkpoint as checkpoints
-from grpo.checkpoint import Checkpoint
-from grpo.config import RunConfig, in_updates
-from grpo.distributed import Dist, start
-from grpo.dry_run import estimate_lines, meta_model
-from grpo.errors import NonFiniteUpdateError
-from grpo.evaluation import evaluate
-from grpo.journal import write_rejected
-from grpo.policy.load import load_tokenizer
-from grpo.records import Records
-from grpo.resume import find_resume_point, identity, inexact_because, refuse_other_run
-from grpo.runlock import RunLock
-from grpo.setup import Problems, build_learner, build_policy, load_data, total_updates, write_run_folder
-from grpo.signals import StopRequest, stop_requests
-from grpo.stats import UpdateStats
-from grpo.step import Learner, RolloutResult, timed, training_step
-from grpo.trackers import tracker_names
-from grpo.training_state import (
+from grpo.checkpoint import store as checkpoints
+from grpo.checkpoint.runlock import RunLock
+from grpo.checkpoint.state import (
     SAME_EXPERIENCE,
     Position,
     capture,
@@ -42,6 +27,21 @@ from grpo.training_state import (
     restore,
     set_generators,
 )
+from grpo.checkpoint.store import Checkpoint
+from grpo.config import RunConfig, in_updates
+from grpo.distributed import Dist, start
+from grpo.dry_run import estimate_lines, meta_model
+from grpo.errors import NonFiniteUpdateError
+from grpo.evaluation import evaluate
+from grpo.monitor.journal import write_rejected
+from grpo.monitor.records import Records
+from grpo.monitor.trackers import tracker_names
+from grpo.policy.load import load_tokenizer
+from grpo.resume import find_resume_point, identity, inexact_because, refuse_other_run
+from grpo.setup import Problems, build_learner, build_policy, load_data, total_updates, write_run_folder
+from grpo.signals import StopRequest, stop_requests
+from grpo.stats import UpdateStats
+from grpo.step import Learner, RolloutResult, timed, training_step
 from rewards.reward import Verdict
 from rewards.rubric import Rubric
 

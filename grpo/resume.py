@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from grpo import checkpoint as checkpoints
-from grpo.checkpoint import Checkpoint
+from grpo.checkpoint import store as checkpoints
+from grpo.checkpoint.store import Checkpoint
 from grpo.config import DataConfig, EvalConfig, OutputConfig, RunConfig
+from grpo.config.parse import to_flat
 from grpo.distributed import Dist
 from grpo.errors import CheckpointError, ConfigError
-from grpo.parse import to_flat
 from grpo.setup import Problems, versions
 
 # Other values of these keys train the same weights; what the data keys load is compared by its fingerprint.

@@ -16,18 +16,18 @@ import torch
 from data.fingerprint import fingerprint
 from data.problem import Problem
 from data.sources import load_problems
-from grpo.checkpoint import Checkpoint
+from grpo.checkpoint.state import load_adapter
+from grpo.checkpoint.store import Checkpoint
 from grpo.config import DataConfig, OptimConfig, RunConfig
+from grpo.config.parse import write_config
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.files import write_json_atomic
-from grpo.parse import write_config
 from grpo.policy.load import Policy, encode_prompt, load_policy
 from grpo.policy.reference import Reference
 from grpo.sampling.reference import ReferenceSampler
 from grpo.sharding import shard
 from grpo.step import Learner
-from grpo.training_state import load_adapter
 from rewards.rubric import Rubric
 
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "sympy", "reasoning-gym", "numpy")

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import RunConfig
+from grpo.config.parse import parse_run_config
 from grpo.errors import ToolkitError
 from grpo.files import write_json_atomic
 from grpo.loop import run
-from grpo.metrics import read_metrics
-from grpo.parse import parse_run_config
-from grpo.report import before_after_table, evaluation_samples, report_from_run
+from grpo.monitor.metrics import read_metrics
+from grpo.monitor.report import before_after_table, evaluation_samples, report_from_run
+from grpo.monitor.text import visible
 from grpo.setup import versions
-from grpo.text import visible
 
 CONFIG = Path(__file__).parent / "configs" / "tiny_v3" / "r1_zero.yaml"
 DEFAULTS = ["--config", str(CONFIG), "--model_name_or_path", str(CONFIG.parent / "base"), "--output_dir", "runs/demo"]

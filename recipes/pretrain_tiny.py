@@ -24,11 +24,11 @@ from tqdm import tqdm
 from data.problem import Problem
 from data.sources import load_problems
 from grpo.config import DataConfig, EvalConfig, SamplingConfig
+from grpo.config.parse import parse_flat
 from grpo.distributed import Dist
 from grpo.errors import ToolkitError
 from grpo.evaluation import evaluate
 from grpo.files import write_json_atomic
-from grpo.parse import parse_flat
 from grpo.policy.load import Policy
 from grpo.policy.tiny_v3 import build_tiny_v3, build_tokenizer
 from recipes.tiny_corpus import PHRASES, Mixture, solution

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
+from grpo.config.parse import parse_run_config
 from grpo.dry_run import dry_run
 from grpo.errors import ToolkitError
 from grpo.loop import run
-from grpo.parse import parse_run_config
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from grpo.checkpoint import find_checkpoints, save_checkpoint
+from grpo.checkpoint.store import find_checkpoints, save_checkpoint
 
 FILES = [
     "MANIFEST.json",

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save_file
 
 from data.problem import Problem
-from grpo.checkpoint import open_checkpoint, save_checkpoint
+from grpo.checkpoint.state import Position, capture, export_policy, gather_weights, restore
+from grpo.checkpoint.store import open_checkpoint, save_checkpoint
 from grpo.config import RunConfig
+from grpo.config.parse import build
 from grpo.distributed import Dist, start
 from grpo.evaluation import evaluate
-from grpo.parse import build
 from grpo.setup import build_learner, build_policy
 from grpo.sharding import local, whole
 from grpo.step import Learner, training_step
-from grpo.training_state import Position, capture, export_policy, gather_weights, restore
 from rewards.rubric import Rubric
 
 QUESTIONS = ("State 7 + 1.", "What is 12 - 5 + 3, please?", "Say 4.")

@@ -14,8 +14,8 @@ import torch
 from data.problem import Problem
 from grpo.batching import collate
 from grpo.config import RunConfig
+from grpo.config.parse import build
 from grpo.distributed import Dist
-from grpo.parse import build
 from grpo.policy.load import Policy, load_policy
 from grpo.policy.tiny_v3 import build_tiny_v3, build_tokenizer
 from grpo.setup import build_learner

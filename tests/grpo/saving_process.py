@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from grpo.checkpoint import clean_leftovers, prune, save_checkpoint
+from grpo.checkpoint.store import clean_leftovers, prune, save_checkpoint
 
 SIDE = 512
 

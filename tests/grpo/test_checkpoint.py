@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from grpo.checkpoint import (
+from grpo.checkpoint.store import (
     clean_leftovers,
     find_checkpoints,
     load_newest,

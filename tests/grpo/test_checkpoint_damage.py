@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from grpo.checkpoint import load_newest, open_checkpoint
+from grpo.checkpoint.store import load_newest, open_checkpoint
 from grpo.errors import CheckpointError
 from tests.grpo.checkpoint_samples import (
     DAMAGES,

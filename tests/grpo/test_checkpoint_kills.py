@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo.checkpoint import find_checkpoints, open_checkpoint
+from grpo.checkpoint.store import find_checkpoints, open_checkpoint
 from grpo.errors import CheckpointError
 from tests.grpo.saving_process import content, state
 

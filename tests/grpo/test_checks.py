@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from grpo.checks import check
 from grpo.config import RunConfig
+from grpo.config.checks import check
+from grpo.config.parse import build
 from grpo.errors import ConfigError
-from grpo.parse import build
 
 MINIMAL = {"model_name_or_path": "m", "dataset_name": "d", "reward_funcs": ["accuracy"], "output_dir": "o"}
 
@@ -134,7 +134,7 @@ def test_every_scheduler_is_one_of_transformers() -> None:
     import torch
     from transformers import get_scheduler
 
-    from grpo.checks import SCHEDULERS
+    from grpo.config.checks import SCHEDULERS
 
     needs = {"cosine_with_min_lr": {"min_lr_rate": 0.1}, "warmup_stable_decay": {"num_decay_steps": 3}}
     for name in SCHEDULERS:

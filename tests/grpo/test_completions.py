@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.problem import Problem
-from grpo.completions import completion_steps, read_completions, rewind_completions, write_completions
 from grpo.errors import ConfigError
+from grpo.monitor.completions import completion_steps, read_completions, rewind_completions, write_completions
 from grpo.types import Rollout, RolloutGroup, ScoredGroup
 from rewards.reward import Verdict
 

@@ -7,8 +7,8 @@ from typing import get_type_hints
 
 import pytest
 
-from grpo.coerce import coerce, key_types
 from grpo.config import RunConfig
+from grpo.config.coerce import coerce, key_types
 
 OWNERS = {name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)}
 MAX_FIELDS = 12

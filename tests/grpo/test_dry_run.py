@@ -12,9 +12,9 @@ import torch
 
 from data.problem import Problem
 from grpo.config import AdapterConfig, RunConfig
+from grpo.config.parse import ParsedRun, build, parse_run_config
 from grpo.dry_run import dry_run, estimate_lines, meta_model
 from grpo.errors import ConfigError, DataError
-from grpo.parse import ParsedRun, build, parse_run_config
 from grpo.plan import ModelShape, Plan, make_plan, plan_lines, shape_of
 from grpo.policy.tiny_v3 import build_tokenizer, tiny_v3_config
 

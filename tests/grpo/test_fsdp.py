@@ -12,9 +12,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import RunConfig
+from grpo.config.parse import build
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
-from grpo.parse import build
 from grpo.setup import build_policy
 from grpo.sharding import decoder_layers, shard_like, whole, whole_like
 from tests.grpo.launching import Outcome, outcome_of

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from grpo.checkpoint import find_checkpoints, open_checkpoint
+from grpo.checkpoint.store import find_checkpoints, open_checkpoint
 from grpo.distributed import Dist
 from grpo.loop import run
-from grpo.metrics import read_lines, read_metrics
+from grpo.monitor.metrics import read_lines, read_metrics
 from grpo.sharding import whole
 from grpo.step import Learner, sample_and_score, update_policy
 from tests.grpo import distributed_process

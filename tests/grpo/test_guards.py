@@ -16,14 +16,14 @@ import yaml
 
 import grpo.loop
 import grpo.resume
-from grpo.checkpoint import find_checkpoints, open_checkpoint
+from grpo.checkpoint.runlock import RunLock
+from grpo.checkpoint.store import find_checkpoints, open_checkpoint
+from grpo.config.parse import to_flat
 from grpo.distributed import Dist
 from grpo.errors import CheckpointError, ConfigError, NonFiniteUpdateError
 from grpo.loop import run
-from grpo.metrics import METRICS_FILE, read_lines, read_metrics
-from grpo.parse import to_flat
+from grpo.monitor.metrics import METRICS_FILE, read_lines, read_metrics
 from grpo.policy.tiny_v3 import save_tiny_v3
-from grpo.runlock import RunLock
 from recipes.tiny_corpus import PHRASES
 from tests.grpo.tiny_runs import (
     FULL,

@@ -15,10 +15,10 @@ import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
-from grpo.checkpoint import find_checkpoints, open_checkpoint
+from grpo.checkpoint.store import find_checkpoints, open_checkpoint
 from grpo.distributed import refuse_unsupported_launch
 from grpo.errors import ConfigError
-from grpo.metrics import read_lines, read_metrics
+from grpo.monitor.metrics import read_lines, read_metrics
 from tests.grpo.launching import DEADLINE, LAUNCH_FILES, Launch, launch_file, launched
 from tests.grpo.tiny_runs import differences, settings
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo.files import replacing, write_json_atomic, write_text_atomic
-from grpo.metrics import METRICS, MetricsLog, describe, read_metrics
+from grpo.monitor.metrics import METRICS, MetricsLog, describe, read_metrics
 from rewards.reward import Verdict
 
 LOGGED = [

@@ -13,11 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.coerce import key_types, load_yaml
 from grpo.config import RunConfig, in_updates
+from grpo.config.coerce import key_types, load_yaml
+from grpo.config.parse import build, config_text, parse_flat, parse_run_config, to_flat, write_config
+from grpo.config.presets import PRESETS
 from grpo.errors import ConfigError
-from grpo.parse import build, config_text, parse_flat, parse_run_config, to_flat, write_config
-from grpo.presets import PRESETS
 
 MINIMAL = {
     "model_name_or_path": "some/model",

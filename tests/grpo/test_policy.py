@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausa
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from data.templates import R1_ZERO_TEMPLATE, build_prompt
+from grpo.checkpoint.state import export_policy, load_adapter
 from grpo.config import AdapterConfig, ModelConfig
 from grpo.errors import ConfigError
 from grpo.policy.load import Policy, encode_prompt, load_policy, load_tokenizer, stop_token_ids
 from grpo.policy.tiny_v3 import THINK_TAGS, build_tiny_v3, build_tokenizer, save_tiny_v3
-from grpo.training_state import export_policy, load_adapter
 from recipes.tiny_corpus import PHRASES
 from tests.grpo import parts
 

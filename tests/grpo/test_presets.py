@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from grpo.checks import check
-from grpo.coerce import coerce, key_types
 from grpo.config import RunConfig
+from grpo.config.checks import check
+from grpo.config.coerce import coerce, key_types
+from grpo.config.parse import build
+from grpo.config.presets import PRESETS, fill
 from grpo.errors import ConfigError
-from grpo.parse import build
-from grpo.presets import PRESETS, fill
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("R1_SHARED_DATA", ROOT.parent / "shared" / "data"))

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from grpo.progress import LOSS_NOTE, NO_GRADIENT, Advisor, Progress
+from grpo.monitor.progress import LOSS_NOTE, NO_GRADIENT, Advisor, Progress
 
 ROLLOUT = {
     "reward": 0.412,

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from data.problem import Problem
-from grpo.charts import Chart, moving_average, points, svg
 from grpo.cli import main
-from grpo.completions import write_completions
 from grpo.errors import ConfigError
-from grpo.metrics import MetricsLog
-from grpo.report import before_after_table, evaluation_samples, report_from_run, write_report
+from grpo.monitor.charts import Chart, moving_average, points, svg
+from grpo.monitor.completions import write_completions
+from grpo.monitor.metrics import MetricsLog
+from grpo.monitor.report import before_after_table, evaluation_samples, report_from_run, write_report
 from grpo.types import Rollout, RolloutGroup, ScoredGroup
 
 HOSTILE = "<script>alert(1)</script> </pre><img src=x onerror=alert(2)> \x1b[31m \x00 \ud800 {braces} &amp;"

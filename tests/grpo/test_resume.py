@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from grpo.checkpoint import find_checkpoints
-from grpo.metrics import read_lines, read_metrics
+from grpo.checkpoint.store import find_checkpoints
+from grpo.monitor.metrics import read_lines, read_metrics
 from tests.grpo.resume_process import ROOT, Workers, free_port, log_of
 from tests.grpo.tiny_runs import FULL, LORA, differences, settings
 
 ONE_UPDATE = "grpo.loop:Training.log"
-ONE_EVALUATION = "grpo.records:Records.evaluation"
-SAVED = "grpo.checkpoint:prune"
+ONE_EVALUATION = "grpo.monitor.records:Records.evaluation"
+SAVED = "grpo.checkpoint.store:prune"
 
 # The checkpoint is of update 4 in all: 5 is the first minibatch of four, 6 the second of two.
 CASES = {

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from grpo.checkpoint.runlock import RunLock, process_is_alive
 from grpo.errors import ConfigError
-from grpo.runlock import RunLock, process_is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = r"""
 import os, sys, time
 from pathlib import Path
-from grpo.runlock import RunLock
+from grpo.checkpoint.runlock import RunLock
 with RunLock(Path(sys.argv[1])):
     if "fork" in sys.argv and not (child := os.fork()):
         os.write(1, b"%d\n" % os.getpid())
@@ -37,7 +37,7 @@ TRY = """
 import sys
 from pathlib import Path
 from grpo.errors import ConfigError
-from grpo.runlock import RunLock
+from grpo.checkpoint.runlock import RunLock
 try:
     with RunLock(Path(sys.argv[1])):
         print("locked")

@@ -10,9 +10,9 @@ import torch
 
 from data.problem import Problem
 from grpo.cli import main
-from grpo.completions import write_completions
 from grpo.errors import ConfigError
-from grpo.show import Pager
+from grpo.monitor.completions import write_completions
+from grpo.monitor.show import Pager
 from grpo.types import Rollout, RolloutGroup, ScoredGroup
 from rewards.reward import Verdict
 

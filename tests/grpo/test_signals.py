@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo.checkpoint import find_checkpoints
-from grpo.metrics import read_metrics
+from grpo.checkpoint.store import find_checkpoints
+from grpo.monitor.metrics import read_metrics
 from grpo.signals import StopRequest, stop_requests
 from tests.grpo.resume_process import Workers, log_of
 from tests.grpo.tiny_runs import LORA, differences, settings
@@ -24,7 +24,7 @@ PHASES = {
     "sampling": ("grpo.sampling.reference:ReferenceSampler._generate", 4, 4),
     "backward": ("grpo.distributed:Dist.backward", 3, 4),
     "evaluation": ("grpo.loop:evaluate", 2, 2),
-    "save": ("grpo.checkpoint:seal", 1, 4),
+    "save": ("grpo.checkpoint.store:seal", 1, 4),
     "last update": ("grpo.loop:Training.log", 8, 8),
 }
 # The evaluation after the last update is made up for when there is nothing left to save.

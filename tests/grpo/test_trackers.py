@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import ConfigError
-from grpo.trackers import tracker_names
+from grpo.monitor.trackers import tracker_names
 
 CONFIG = {"learning_rate": 1e-4, "reward_funcs": ["accuracy"], "max_steps": 3, "preset": None, "log_completions": True}
 
@@ -17,7 +17,7 @@ CONFIG = {"learning_rate": 1e-4, "reward_funcs": ["accuracy"], "max_steps": 3, "
 RUN = """
 import json, sys
 from accelerate import Accelerator
-from grpo.trackers import log_to_trackers, start_trackers, tracker_names
+from grpo.monitor.trackers import log_to_trackers, start_trackers, tracker_names
 tracker, run_dir, config, done, nan = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4]), float("nan")
 accelerator = Accelerator(cpu=True, log_with=tracker_names(tracker), project_dir=run_dir)
 start_trackers(accelerator, project="grpo", run_name="r", run_dir=run_dir, config=config, done_updates=done)
@@ -58,7 +58,7 @@ def test_an_unknown_tracker_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
 def test_a_tracker_that_is_not_installed_is_refused_with_the_command(name, monkeypatch):
-    monkeypatch.setattr("grpo.trackers.find_spec", lambda _: None)
+    monkeypatch.setattr("grpo.monitor.trackers.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=rf"pip install 'r1-toolkit\[{name}\]'"):
         tracker_names(name)
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-import grpo.training_state
+import grpo.checkpoint.state
+from grpo.checkpoint.state import Position, capture
 from grpo.config import RunConfig
 from grpo.distributed import start
 from grpo.errors import CheckpointError, NonFiniteUpdateError
 from grpo.loop import Training
-from grpo.metrics import read_lines
+from grpo.monitor.metrics import read_lines
 from grpo.signals import StopRequest
-from grpo.training_state import Position, capture
 from tests.grpo.tiny_runs import FULL, LORA, config, differences, fresh_run, killed_after, poisoned
 
 EVERYTHING = LORA | {"reward_funcs": ["tests.grpo.tiny_runs:drawn", "tests.grpo.tiny_runs:timed_out"]}
@@ -30,9 +30,9 @@ pytestmark = pytest.mark.normal
 
 def forget_position(field: str) -> Any:
     def leave_out(patch: Patch) -> None:
-        real = grpo.training_state.Position
+        real = grpo.checkpoint.state.Position
         patch.setattr(
-            grpo.training_state, "Position", lambda **values: real(**{k: v for k, v in values.items() if k != field})
+            grpo.checkpoint.state, "Position", lambda **values: real(**{k: v for k, v in values.items() if k != field})
         )
 
     return leave_out
@@ -40,12 +40,12 @@ def forget_position(field: str) -> Any:
 
 def forget_optimizer(key: str) -> Any:
     def leave_out(patch: Patch) -> None:
-        real = grpo.training_state.load_optimizer
+        real = grpo.checkpoint.state.load_optimizer
 
         def load(policy: Any, optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
             real(policy, optimizer, {n: v.zero_() if n.endswith("." + key) else v for n, v in tensors.items()})
 
-        patch.setattr(grpo.training_state, "load_optimizer", load)
+        patch.setattr(grpo.checkpoint.state, "load_optimizer", load)
 
     return leave_out
 
@@ -54,7 +54,7 @@ def nothing(*_: Any, **__: Any) -> None: ...
 
 
 def forget_rates(patch: Patch) -> None:
-    patch.setattr(grpo.training_state, "zip", lambda *_, **__: (), raising=False)
+    patch.setattr(grpo.checkpoint.state, "zip", lambda *_, **__: (), raising=False)
 
 
 def forget_call(target: str) -> Any:

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.batch_plan import plan_batch
-from grpo.coerce import load_yaml
+from grpo.config.batch_plan import plan_batch
+from grpo.config.coerce import load_yaml
+from grpo.config.foreign_keys import HARMLESS, NOT_YET, SFT_KEYS
+from grpo.config.key_rules import RULES
+from grpo.config.parse import parse_run_config
+from grpo.config.translate import KNOWN_KEYS, NATIVE_KEYS, KeyReport, classify
 from grpo.errors import ConfigError
-from grpo.foreign_keys import HARMLESS, NOT_YET, SFT_KEYS
-from grpo.key_rules import RULES
-from grpo.parse import parse_run_config
-from grpo.translate import KNOWN_KEYS, NATIVE_KEYS, KeyReport, classify
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = Path(os.environ.get("R1_SHARED_DATA", ROOT.parent / "shared" / "data")) / "open-r1-recipes"

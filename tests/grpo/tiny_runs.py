@@ -21,12 +21,12 @@ import pytest
 import torch
 
 import grpo.step
-from grpo.checkpoint import find_checkpoints, open_checkpoint
-from grpo.completions import read_completions
+from grpo.checkpoint.store import find_checkpoints, open_checkpoint
 from grpo.config import RunConfig
+from grpo.config.parse import build
 from grpo.loop import Training, run
-from grpo.metrics import read_lines, read_metrics
-from grpo.parse import build
+from grpo.monitor.completions import read_completions
+from grpo.monitor.metrics import read_lines, read_metrics
 from grpo.policy.load import Policy
 from grpo.stats import UpdateStats
 from grpo.types import TrainBatch

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.parse import parse_flat
+from grpo.config.parse import parse_flat
 from recipes import r1_zero
 from recipes.pretrain_tiny import FOUNDATION, TinyBaseConfig
 from recipes.tiny_corpus import Mixture

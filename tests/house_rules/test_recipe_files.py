@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from data.sources import resolve_filter
 from grpo.config import DataConfig
-from grpo.parse import parse_flat, parse_run_config
+from grpo.config.parse import parse_flat, parse_run_config
 from recipes.pretrain_tiny import TinyBaseConfig
 from rewards.rubric import Rubric
 

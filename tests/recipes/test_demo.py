@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from grpo.completions import completion_steps, read_completions
-from grpo.metrics import read_metrics
+from grpo.monitor.completions import completion_steps, read_completions
+from grpo.monitor.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 UPDATES, PROBLEMS, SAMPLES = 12, 32, 16

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo.completions import read_completions
 from grpo.config import AdapterConfig, ModelConfig
-from grpo.metrics import read_metrics
+from grpo.monitor.completions import read_completions
+from grpo.monitor.metrics import read_metrics
 from grpo.policy.load import load_policy
 from recipes import r1_zero
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.metrics import read_metrics
+from grpo.monitor.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "recipes/configs/tiny_v3/r1_zero.yaml"

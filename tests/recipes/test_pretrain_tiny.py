@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo.config import AdapterConfig, ModelConfig
-from grpo.parse import parse_flat
+from grpo.config.parse import parse_flat
 from grpo.policy.load import load_policy
 from recipes import pretrain_tiny
 from recipes.pretrain_tiny import IGNORED, PretrainConfig, TinyBaseConfig, held_out_figures, learning_rate

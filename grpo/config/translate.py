@@ -10,13 +10,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo import presets
-from grpo.batch_plan import BATCH_KEYS, plan_batch
-from grpo.coerce import coerce, key_types, refuse_unknown
-from grpo.config import RunConfig, SamplingConfig
+from grpo.config import RunConfig, SamplingConfig, presets
+from grpo.config.batch_plan import BATCH_KEYS, plan_batch
+from grpo.config.coerce import coerce, key_types, refuse_unknown
+from grpo.config.foreign_keys import HARMLESS, HUB, NEUTRAL, NOT_YET, SFT, SFT_KEYS, VLLM
+from grpo.config.key_rules import OFF, RULES, Outcome, Values, harmless, not_yet
 from grpo.errors import ConfigError
-from grpo.foreign_keys import HARMLESS, HUB, NEUTRAL, NOT_YET, SFT, SFT_KEYS, VLLM
-from grpo.key_rules import OFF, RULES, Outcome, Values, harmless, not_yet
 
 NATIVE_KEYS = key_types(RunConfig).keys()
 KNOWN_KEYS = (*NATIVE_KEYS, *RULES, *HARMLESS, *SFT_KEYS, *NOT_YET, *BATCH_KEYS)

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from grpo.completions import rewind_completions, write_completions
+from grpo.checkpoint.state import Position
 from grpo.config import RunConfig
+from grpo.config.parse import to_flat
 from grpo.distributed import Dist
-from grpo.journal import Journal
-from grpo.metrics import MetricsLog
-from grpo.parse import to_flat
-from grpo.progress import Progress
-from grpo.trackers import log_to_trackers, start_trackers
-from grpo.training_state import Position
+from grpo.monitor.completions import rewind_completions, write_completions
+from grpo.monitor.journal import Journal
+from grpo.monitor.metrics import MetricsLog
+from grpo.monitor.progress import Progress
+from grpo.monitor.trackers import log_to_trackers, start_trackers
 from grpo.types import ScoredGroup
 
 

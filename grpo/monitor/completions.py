@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from grpo.errors import ConfigError
 from grpo.files import replacing
-from grpo.text import storable
+from grpo.monitor.text import storable
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Keys of TRL 1.16 and open-r1 recipes that are not ours: the ones that change nothing here, and the ones that wait.
 
-Keys whose value decides, or that become something else, have a rule in `grpo.translate`.
+Keys whose value decides, or that become something else, have a rule in `grpo.config.translate`.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from grpo.completions import Row, completion_steps, read_completions
 from grpo.errors import ConfigError
-from grpo.text import visible
+from grpo.monitor.completions import Row, completion_steps, read_completions
+from grpo.monitor.text import visible
 
 KEYS = "n/p completion  g/G group  ]/[ step  j/k scroll  w wrong  c correct  a all  / search  q quit"
 FILTERS = {"w": "wrong", "c": "correct", "a": "all"}

@@ -183,7 +183,7 @@ def _none_readable(counts: Mapping[str, float]) -> bool:
 
 
 def summary_line(metrics: Metrics, seconds: Mapping[str, float]) -> str:
-    """One readable line of the metrics that are there (units: grpo.metrics.METRICS), and the seconds of each phase."""
+    """One readable line of the metrics that are there (units: METRICS), and the seconds of each phase."""
     line = _joined(FIELDS, metrics, "  ")
     total = sum(seconds.values())
     if total == 0.0:

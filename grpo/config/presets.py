@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.coerce import nearest
+from grpo.config.coerce import nearest
 from grpo.errors import ConfigError
 
 R1 = "DeepSeek-R1, arXiv 2501.12948v2"

@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from grpo.charts import Chart, points, svg
-from grpo.completions import completion_steps, read_completions
 from grpo.errors import ConfigError
 from grpo.files import write_text_atomic
-from grpo.metrics import describe, read_metrics
-from grpo.report_style import CSS
-from grpo.text import visible
+from grpo.monitor.charts import Chart, points, svg
+from grpo.monitor.completions import completion_steps, read_completions
+from grpo.monitor.metrics import describe, read_metrics
+from grpo.monitor.report_style import CSS
+from grpo.monitor.text import visible
 
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"

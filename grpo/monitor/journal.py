@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.files import write_json_atomic, write_text_atomic
-from grpo.metrics import read_lines
+from grpo.monitor.metrics import read_lines
 from grpo.stats import UpdateStats
 from grpo.types import ScoredGroup
 

@@ -1,7 +1,7 @@
 """The knobs of a run: small frozen dataclasses, one per owner. Keys are flat and, where TRL has the knob, TRL's.
 
-`grpo.parse` turns YAML and command-line flags into a `RunConfig`; nothing is filled in afterwards. Numbers that follow
-from others are properties.
+`grpo.config.parse` turns YAML and command-line flags into a `RunConfig`; nothing is filled in afterwards. Numbers that
+follow from others are properties.
 """
 
 from __future__ import annotations

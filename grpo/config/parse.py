@@ -15,13 +15,12 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from grpo import presets
-from grpo.checks import check
-from grpo.coerce import coerce, dump_yaml, from_text, key_types, load_yaml, refuse_unknown
-from grpo.config import RunConfig
+from grpo.config import RunConfig, presets
+from grpo.config.checks import check
+from grpo.config.coerce import coerce, dump_yaml, from_text, key_types, load_yaml, refuse_unknown
+from grpo.config.help_text import answer_help
+from grpo.config.translate import KeyReport, classify
 from grpo.errors import ConfigError
-from grpo.help_text import answer_help
-from grpo.translate import KeyReport, classify
 
 Config = TypeVar("Config")
 

@@ -20,7 +20,7 @@ from grpo.config import (
     SamplingConfig,
 )
 from grpo.errors import ConfigError
-from grpo.trackers import TRACKERS
+from grpo.monitor.trackers import TRACKERS
 
 SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_min_lr", "cosine_with_restarts",

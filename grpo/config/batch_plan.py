@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from grpo.coerce import coerce
+from grpo.config.coerce import coerce
 from grpo.errors import ConfigError
 
 BATCH_KEYS = (

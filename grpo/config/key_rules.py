@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from grpo.coerce import coerce
+from grpo.config.coerce import coerce
+from grpo.config.foreign_keys import LATER_REWARDS, REWARDS_TO_COME, SFT
 from grpo.errors import ConfigError
-from grpo.foreign_keys import LATER_REWARDS, REWARDS_TO_COME, SFT
 
 Values = Mapping[str, Any]
 OFF = (None, False, 0, "", [], {}, "no", "none", "off", "false", ["none"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grpo.checkpoint import Checkpoint
+from grpo.checkpoint.store import Checkpoint
 from grpo.distributed import Dist
 from grpo.errors import CheckpointError
 from grpo.policy.load import Policy
