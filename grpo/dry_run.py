@@ -30,8 +30,11 @@ PROMPTS_MEASURED = 512
 def dry_run(cfg: RunConfig, report: KeyReport) -> None:
     """Print keys, resolved config, one prompt, the rewards of gold answers, batch arithmetic and estimates.
 
-    Writes nothing. Raises what the real run would raise for data, tokenizer, model config and rewards.
+    Writes nothing. Raises what the real run would raise for data, tokenizer, model config and rewards. Of several
+    processes the first one does it.
     """
+    if os.environ.get("RANK", "0") != "0":
+        return
     _section("keys", [str(report), *presets.fill(report.native)[1]])
     _section("config", [config_text(cfg)])
     tokenizer = load_tokenizer(cfg.model)

@@ -15,33 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import RunConfig
-from grpo.config.parse import parse_run_config
-from grpo.errors import ToolkitError
+from grpo.config.parse import ParsedRun, parse_run_config
 from grpo.files import write_json_atomic
-from grpo.loop import run
 from grpo.monitor.metrics import read_metrics
 from grpo.monitor.report import before_after_table, evaluation_samples, report_from_run
 from grpo.monitor.text import visible
 from grpo.setup import versions
+from recipes.command import dry_run_or_train, exit_code
 
 CONFIG = Path(__file__).parent / "configs" / "tiny_v3" / "r1_zero.yaml"
 DEFAULTS = ["--config", str(CONFIG), "--model_name_or_path", str(CONFIG.parent / "base"), "--output_dir", "runs/demo"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        parsed = parse_run_config([*DEFAULTS, *(sys.argv[1:] if argv is None else argv)])
-        cfg = parsed.config
-        run_dir = Path(cfg.output.output_dir)
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: demonstrate(parse_run_config([*DEFAULTS, *given])))
+
+
+def demonstrate(parsed: ParsedRun) -> int:
+    cfg, began = parsed.config, time.perf_counter()
+    run_dir = Path(cfg.output.output_dir)
+    if not cfg.output.dry_run:
         set_aside(run_dir)
-        began = time.perf_counter()
-        code = run(cfg, notes=parsed.notes)
-        if code == 0:
-            finish(cfg, run_dir, time.perf_counter() - began)
-        return code
-    except ToolkitError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    code = dry_run_or_train(parsed)
+    if code == 0 and not cfg.output.dry_run:
+        finish(cfg, run_dir, time.perf_counter() - began)
+    return code
 
 
 def set_aside(run_dir: Path) -> None:

@@ -26,11 +26,11 @@ from data.sources import load_problems
 from grpo.config import DataConfig, EvalConfig, SamplingConfig
 from grpo.config.parse import parse_flat
 from grpo.distributed import Dist
-from grpo.errors import ToolkitError
 from grpo.evaluation import evaluate
 from grpo.files import write_json_atomic
 from grpo.policy.load import Policy
 from grpo.policy.tiny_v3 import build_tiny_v3, build_tokenizer
+from recipes.command import exit_code
 from recipes.tiny_corpus import PHRASES, Mixture, solution
 from rewards.rubric import Rubric
 
@@ -61,12 +61,12 @@ class TinyBaseConfig:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        cfg = parse_flat(sys.argv[1:] if argv is None else argv, TinyBaseConfig)
-        print(json.dumps(pretrain(cfg), indent=2))
-    except ToolkitError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: show_figures(pretrain(parse_flat(given, TinyBaseConfig))))
+
+
+def show_figures(figures: dict[str, float]) -> int:
+    print(json.dumps(figures, indent=2))
     return 0
 
 

@@ -8,22 +8,12 @@ from __future__ import annotations
 import sys
 
 from grpo.config.parse import parse_run_config
-from grpo.dry_run import dry_run
-from grpo.errors import ToolkitError
-from grpo.loop import run
+from recipes.command import dry_run_or_train, exit_code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, then dry-run or train. Errors made on purpose are printed without a traceback; exit code 2."""
-    try:
-        parsed = parse_run_config(sys.argv[1:] if argv is None else argv)
-        if parsed.config.output.dry_run:
-            dry_run(parsed.config, parsed.report)
-            return 0
-        return run(parsed.config, notes=parsed.notes)
-    except ToolkitError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: dry_run_or_train(parse_run_config(given)))
 
 
 if __name__ == "__main__":

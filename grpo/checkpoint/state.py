@@ -181,12 +181,16 @@ def export_policy(
 
     LoRA: the adapter alone, or with `merge` the base model with the adapter folded in.
     """
+    from transformers.utils import logging as transformers_logging
+
     model = policy.model
     if merge and hasattr(model, "peft_config"):
         import copy
 
         model = copy.deepcopy(model).merge_and_unload()
+    transformers_logging.disable_progress_bar()  # its bar would break into the run's own at every save
     model.save_pretrained(folder, state_dict=weights)
+    transformers_logging.enable_progress_bar()
     policy.tokenizer.save_pretrained(folder)
 
 
