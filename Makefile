@@ -1,5 +1,5 @@
 # The two commands: `make demo` and `make test`. Both make .venv and install the project first, at its pinned versions.
-SHELL := /bin/bash
+
 VENV ?= .venv
 PYTHON ?= python3
 RUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python
@@ -8,7 +8,6 @@ RUN = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1 TOKENIZERS_PARALLE
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r <(grep '^torch==' constraints.txt)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	touch $@
 
