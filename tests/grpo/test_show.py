@@ -1,6 +1,7 @@
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +150,7 @@ class Terminal:
     def __init__(self, *arguments):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite started in the background ignores it
             os.environ |= {"COLUMNS": "90", "LINES": "30", "TERM": "xterm"}
             os.execv(sys.executable, [sys.executable, "-m", "grpo.cli", "show", *map(str, arguments)])
 
