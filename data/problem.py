@@ -22,7 +22,8 @@ class Problem:
     """One question with its gold answer.
 
     `prompt` is what the model sees: a plain string (base models, R1-Zero's template) or a list of chat messages.
-    `columns` are the other columns of the data row, handed to reward functions by name as TRL does.
+    `columns` are the other columns of the data row, handed to reward functions by name as TRL does; `answer` among them
+    is this problem's answer.
     """
 
     id: str

@@ -32,7 +32,8 @@ def to_problem(columns: Mapping[str, Any], fmt: RowFormat, *, id: str, source: s
     question, prompt = _question_and_prompt(_present(columns, fmt.prompt_column), fmt)
     answer = canonical_answer(_present(columns, fmt.answer_column))
     others = {name: value for name, value in columns.items() if name != fmt.prompt_column}
-    return Problem(id=id, question=question, answer=answer, prompt=prompt, source=source, columns=others)
+    kept = {**others, "answer": answer}  # what rewards judge against, whatever its column was called
+    return Problem(id=id, question=question, answer=answer, prompt=prompt, source=source, columns=kept)
 
 
 def to_gsm8k_problem(columns: Mapping[str, Any], fmt: RowFormat, *, id: str, source: str) -> Problem:

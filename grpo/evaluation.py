@@ -45,6 +45,7 @@ def evaluate(
         top_p=cfg.eval_top_p,
         top_k=0,
         min_p=None,
+        repetition_penalty=1.0,
     )
     sampler = ReferenceSampler(policy, settings, seed=cfg.eval_seed, dist=dist)
     positions = dist.mine(len(problems))
@@ -60,10 +61,13 @@ def accuracy_metrics(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     rollouts = [rollout for group in scored for rollout in group.group.rollouts]
     prompts = [group.group.problem.prompt for group in scored for _ in range(size)]
     k = min(PASS_AT, size)
-    return {
+    judged = any(correct is not None for group in scored for correct in group.correct_G)
+    accuracies = {
         "pass@1": fmean(fmean(_correct(group)) for group in scored),
         f"pass@{k}": fmean(pass_at_k(size, sum(_correct(group)), k) for group in scored),
         f"maj@{size}": fmean(majority_is_correct(group) for group in scored),
+    }
+    return (accuracies if judged else {}) | {
         "format_rate": fmean(well_formed_rows(prompts, [rollout.text for rollout in rollouts])),
         "mean_length": fmean(len(rollout.completion_ids) for rollout in rollouts),
         "clipped_ratio": fmean(rollout.truncated for rollout in rollouts),
@@ -81,14 +85,18 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def majority_is_correct(scored: ScoredGroup) -> bool:
-    """Whether the most frequent extracted answer (the earliest of equals) was judged correct; no answer, no vote."""
+    """Whether the most frequent extracted answer (the earliest of equals) is right; no answer, no vote.
+
+    An answer is right if any completion that gave it was judged correct: a reward may refuse one of two completions
+    with the same answer for its form.
+    """
     answers = [extract_answer(rollout.text) for rollout in scored.group.rollouts]
     votes = Counter(normalize(answer) for answer in answers if answer is not None)
     if not votes:
         return False
     winner = votes.most_common(1)[0][0]
-    first = next(i for i, answer in enumerate(answers) if answer is not None and normalize(answer) == winner)
-    return bool(scored.correct_G[first])
+    voters = [i for i, answer in enumerate(answers) if answer is not None and normalize(answer) == winner]
+    return any(scored.correct_G[i] for i in voters)
 
 
 def _correct(scored: ScoredGroup) -> list[bool]:

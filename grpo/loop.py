@@ -6,6 +6,7 @@ minibatches resumes from the last boundary and does the sequence again, with the
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class Training:
         rubric = Rubric.from_config(cfg.rewards.reward_funcs, cfg.rewards.reward_weights)
         saved = find_resume_point(cfg, run_dir, dist)
         problems = load_data(cfg, load_tokenizer(cfg.model), rubric)
-        rubric.check_columns(problems.train[0].columns)
+        rubric.check_columns({name for problem in problems.train for name in problem.columns})
         total = total_updates(cfg, len(problems.train))
         if saved is not None:
             refuse_other_run(saved, identity(cfg, problems, dist))
@@ -272,6 +273,9 @@ class Training:
         held_out["seconds/evaluation"] = seconds["evaluation"]
         self.records.evaluation(self.position.update, held_out, scored)
         self.position.evaluated = self.position.update
+        if "pass@1" not in metrics:
+            self.records.say("no reward judged whether a completion is correct (Reward.correct): no accuracy to report")
+            return False
         improved = self.position.best_metric is None or metrics["pass@1"] > self.position.best_metric
         if improved:
             self.position.best_metric, self.position.best_step = metrics["pass@1"], self.position.update
@@ -297,4 +301,8 @@ class Training:
         """The finished model as one plain Hugging Face folder."""
         weights = gather_weights(self.learner.policy, self.dist)
         if self.dist.is_main:
-            export_policy(self.learner.policy, self.run_dir / "final", weights, merge=True)
+            staged, final = self.run_dir / ".final.unfinished", self.run_dir / "final"
+            shutil.rmtree(staged, ignore_errors=True)
+            export_policy(self.learner.policy, staged, weights, merge=True)
+            shutil.rmtree(final, ignore_errors=True)
+            staged.rename(final)

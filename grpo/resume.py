@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from grpo.checkpoint import store as checkpoints
 from grpo.checkpoint.store import Checkpoint
@@ -56,7 +59,23 @@ def _newest(run_dir: Path) -> tuple[Checkpoint | None, bool]:
 def identity(cfg: RunConfig, problems: Problems, dist: Dist) -> dict[str, Any]:
     """What a checkpoint keeps of the run that wrote it, as JSON gives it back."""
     config = json.loads(json.dumps(to_flat(cfg), default=str))
-    return {"config": config, "data": problems.fingerprint, "world": dist.world, "versions": versions()}
+    return {
+        "config": config,
+        "data": problems.fingerprint,
+        "world": dist.world,
+        "versions": versions(),
+        "machine": machine(dist),
+    }
+
+
+def machine(dist: Dist) -> dict[str, Any]:
+    """What the last bits of a sum depend on besides the libraries."""
+    return {
+        "device": dist.device.type,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
 
 
 def refuse_other_run(saved: Checkpoint, now: dict[str, Any]) -> None:
@@ -84,10 +103,11 @@ def inexact_because(saved: Checkpoint, now: dict[str, Any]) -> list[str]:
     ]
     if saved.state["world"] != now["world"]:
         reasons.append(f"{saved.state['world']} process(es) saved it, {now['world']} go on")
-    for library in saved.state["versions"].keys() | now["versions"].keys():
-        then, here = saved.state["versions"].get(library), now["versions"].get(library)
-        if then != here:
-            reasons.append(f"{library} was {then} and is {here}")
+    for group in ("versions", "machine"):
+        for name in saved.state[group].keys() | now[group].keys():
+            then, here = saved.state[group].get(name), now[group].get(name)
+            if then != here:
+                reasons.append(f"{name} was {then} and is {here}")
     return sorted(reasons)
 
 

@@ -6,6 +6,7 @@ import math
 import platform
 import subprocess
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -146,7 +147,8 @@ def total_updates(cfg: RunConfig, num_problems: int) -> int:
     """`max_steps`, or what `num_train_epochs` over the problems comes to; a last, partly filled rollout counts."""
     if cfg.optim.max_steps > 0:
         return cfg.optim.max_steps
-    rollouts = math.ceil(cfg.optim.num_train_epochs * num_problems / cfg.sampling.problems_per_rollout)
+    epochs = Fraction(str(cfg.optim.num_train_epochs))  # 1.1 x 100 is 110, not a little more
+    rollouts = math.ceil(epochs * num_problems / cfg.sampling.problems_per_rollout)
     return rollouts * cfg.updates_per_rollout
 
 

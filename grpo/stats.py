@@ -128,6 +128,7 @@ def reward_metrics(rewards_PG: torch.Tensor, advantages: Advantages) -> dict[str
         "reward": valid.mean().item() if len(valid) else float("nan"),
         "reward_std": valid.std().item() if len(valid) > 1 else 0.0,
         "groups/no_signal": advantages.no_signal_P.float().mean().item(),
+        "groups/with_signal": (~advantages.no_signal_P & ~advantages.dropped_P).float().mean().item(),
         "groups/dropped": advantages.dropped_P.sum().item(),
     }
 

@@ -111,7 +111,8 @@ class TrainBatch:
 
     @property
     def lengths_B(self) -> torch.Tensor:
-        """Real tokens of each row: prompt and completion, without padding. int64."""
+        """Tokens of each row up to its last counted one, int64: prompt and completion; 1 for a row without counted
+        tokens (masked, truncated), which no forward needs."""
         positions_T = torch.arange(1, self.completion_mask_BT.shape[1] + 1, device=self.completion_mask_BT.device)
         return (self.completion_mask_BT * positions_T).amax(dim=1) + 1
 

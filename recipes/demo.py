@@ -7,15 +7,18 @@ Any key of recipes/configs/tiny_v3/r1_zero.yaml is a flag here too.
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 import time
 from collections import defaultdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from grpo.checkpoint.runlock import RunLock
 from grpo.config import RunConfig
 from grpo.config.parse import ParsedRun, parse_run_config
+from grpo.errors import ConfigError
 from grpo.files import write_json_atomic
 from grpo.monitor.metrics import read_metrics
 from grpo.monitor.report import before_after_table, evaluation_samples, report_from_run
@@ -34,21 +37,34 @@ def main(argv: list[str] | None = None) -> int:
 
 def demonstrate(parsed: ParsedRun) -> int:
     cfg, began = parsed.config, time.perf_counter()
-    run_dir = Path(cfg.output.output_dir)
-    if not cfg.output.dry_run:
+    if cfg.output.dry_run:
+        return dry_run_or_train(parsed)
+    if not (cfg.eval.eval_on_start and cfg.eval.eval_on_end):
+        raise ConfigError("the demo compares before and after: leave eval_on_start and eval_on_end at true")
+    run_dir, is_main = Path(cfg.output.output_dir), os.environ.get("RANK", "0") == "0"
+    if is_main:
         set_aside(run_dir)
     code = dry_run_or_train(parsed)
-    if code == 0 and not cfg.output.dry_run:
+    if code == 0 and is_main:
         finish(cfg, run_dir, time.perf_counter() - began)
     return code
 
 
 def set_aside(run_dir: Path) -> None:
-    """A demo always starts afresh; the run before it is kept as `<run>.previous`."""
-    previous = run_dir.with_name(run_dir.name + ".previous")
-    if run_dir.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        run_dir.rename(previous)
+    """A demo always starts afresh; a run before it is kept as `<run>.1`, `<run>.2`, ...
+
+    Raises ConfigError where that run still goes on, or where the folder holds something else than a run.
+    """
+    held = {path.name for path in run_dir.iterdir()} - {".lock"} if run_dir.exists() else set()
+    if not held:
+        return
+    if "config.yaml" not in held:
+        raise ConfigError(f"{run_dir} holds files but no run: give another output_dir")
+    with RunLock(run_dir):
+        names = (run_dir.with_name(f"{run_dir.name}.{number}") for number in count(1))
+        kept = next(path for path in names if not path.exists())
+        run_dir.rename(kept)
+    print(f"the run before this one is now {kept}")
 
 
 def finish(cfg: RunConfig, run_dir: Path, seconds: float) -> None:
@@ -74,11 +90,12 @@ def summarise(cfg: RunConfig, run_dir: Path, seconds: float) -> dict[str, Any]:
             if name.startswith("seconds/"):
                 phases[name.removeprefix("seconds/")] += value or 0.0
     before, after = held_out(evaluations[0]), held_out(evaluations[-1])
+    temperature = f"temperature {cfg.eval.eval_temperature:g}"
     return {
         "before": before,
         "after": after,
         "samples": evaluation_samples(run_dir),
-        "notes": [f"{after['problems']} held-out problems x {after['samples']} samples, temperature 1"],
+        "notes": [f"{after['problems']} held-out problems x {after['samples']} samples, {temperature}"],
         "seconds": {name: round(value, 1) for name, value in phases.items()},
         "updates": lines[-1]["step"],
         "seed": cfg.output.seed,

@@ -88,6 +88,8 @@ class Rubric:
     def check_columns(self, columns: Iterable[str]) -> None:
         """Refuse, before anything is sampled, data that lacks a column a function asks for. Raises RewardError."""
         present = set(columns) - set(NOT_PASSED_ON)
+        if clash := sorted(present & set(RESERVED)):
+            raise RewardError(f"the data has columns that reward functions know by another meaning; rename {clash}")
         for function in self.functions:
             missing = required_names(function.call) - present - {*RESERVED, "completion_ids"}
             if missing:
@@ -148,8 +150,6 @@ class Rubric:
 
 
 def _rows(prompts: Any, completions: Any, completion_ids: Any, columns: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    if clash := sorted(set(RESERVED) & set(columns)):
-        raise RewardError(f"the data has columns that reward functions know by another meaning; rename {clash}")
     passed_on = {name: values for name, values in columns.items() if name not in NOT_PASSED_ON}
     ids = [list(row) for row in completion_ids]
     rows = {"prompts": prompts, "completions": completions, "completion_ids": ids, **passed_on}

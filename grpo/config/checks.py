@@ -133,8 +133,8 @@ def _cispo(cfg: LossConfig) -> Iterator[Fault]:
 
 
 def _optim(cfg: OptimConfig) -> Iterator[Fault]:
-    yield from _positive(cfg, "learning_rate", "max_grad_norm", "adam_epsilon")
-    yield from _not_negative(cfg, "weight_decay", "warmup_steps")
+    yield from _positive(cfg, "learning_rate", "adam_epsilon")
+    yield from _not_negative(cfg, "weight_decay", "warmup_steps", "max_grad_norm")
     for key in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(cfg, key) < 1:
             yield key, getattr(cfg, key), "at least 0 and below 1"

@@ -114,3 +114,14 @@ REWARDS_TO_COME = frozenset(
         "think_format_reward", "get_soft_overlong_punishment",
     }
 )  # fmt: skip
+
+# What TRL 1.16 uses where a recipe is silent and this project uses something else (the paper's value, mostly).
+TRL_DEFAULTS: dict[str, object] = {
+    "num_generations": 8,
+    "loss_type": "dapo",
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "linear",
+    "use_bias_correction_kl": True,
+    "ref_model_mixup_alpha": 0.6,
+    "ref_model_sync_steps": 512,
+}

@@ -18,6 +18,7 @@ import yaml
 from grpo.config import RunConfig, presets
 from grpo.config.checks import check
 from grpo.config.coerce import coerce, dump_yaml, from_text, key_types, load_yaml, refuse_unknown
+from grpo.config.foreign_keys import TRL_DEFAULTS
 from grpo.config.help_text import answer_help
 from grpo.config.translate import KeyReport, classify
 from grpo.errors import ConfigError
@@ -61,7 +62,20 @@ def parse_run_config(argv: Sequence[str]) -> ParsedRun:
     except ConfigError as error:
         raise ConfigError(f"{report}\n\n{error}" if dry_run else str(error)) from error
     os.environ.update(report.environment)
-    return ParsedRun(config=config, report=report, notes=(*report.notes(), *preset_notes))
+    notes = (*report.notes(), *preset_notes, *_silent_differences(config, values, report))
+    return ParsedRun(config=config, report=report, notes=notes)
+
+
+def _silent_differences(config: RunConfig, values: Mapping[str, Any], report: KeyReport) -> list[str]:
+    """What a recipe written for TRL leaves to defaults that are not TRL's."""
+    if not (report.translated or report.harmless):
+        return []
+    ours = to_flat(config)
+    return [
+        f"{key} is not set: TRL would use {theirs}, here it is {ours[key]}"
+        for key, theirs in TRL_DEFAULTS.items()
+        if key not in values
+    ]
 
 
 def parse_flat(argv: Sequence[str], root: type[Config]) -> Config:

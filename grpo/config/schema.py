@@ -115,7 +115,7 @@ class OptimConfig:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # 0: measured, not clipped
     max_steps: int = -1
     num_train_epochs: float = 1.0
 

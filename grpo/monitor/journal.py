@@ -49,7 +49,8 @@ def write_rejected(run_dir: Path, step: int, rank: int, stats: UpdateStats) -> P
         {
             "row_id": int(batch.row_ids_B[row]),
             "advantage": repr(float(batch.advantages_B[row])),
-            "input_ids": batch.input_ids_BL[row, : int(batch.lengths_B[row])].tolist(),
+            "counted": bool(batch.completion_mask_BT[row].any()),
+            "input_ids": batch.input_ids_BL[row].tolist(),
             "sampler_logprobs": [
                 repr(x) for x in batch.sampler_logprobs_BT[row][batch.completion_mask_BT[row]].tolist()
             ],

@@ -137,7 +137,7 @@ class Advisor:
 
         A single minibatch may hold nothing but groups without signal, so the gradient is judged over the rollout.
         """
-        signal = self.rollout.get("groups/no_signal", 1.0) < 1.0
+        signal = self.rollout.get("groups/with_signal", 0.0) > 0.0
         if not signal or self.largest_grad_norm != 0.0:
             return []
         return self._new([NO_GRADIENT])

@@ -52,7 +52,21 @@ def test_other_column_names(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"problem": "1 + 1?", "Answer": 2.0, "prompt": "unused"})
     (problem,) = load_problems(path, prompt_column="problem", answer_column="Answer", template="plain").problems
     assert (problem.prompt, problem.answer) == ("1 + 1?", "2")
-    assert problem.columns == {"Answer": 2.0, "prompt": "unused"}
+    assert problem.columns == {"Answer": 2.0, "prompt": "unused", "answer": "2"}
+
+
+def test_the_named_answer_column_is_what_accuracy_judges(tmp_path):
+    row = {"prompt": "2 + 3?", "answer": "7, said somebody", "final": 5}
+    (problem,) = load_problems(write(tmp_path / "rows.jsonl", row), answer_column="final", template="plain").problems
+    scored = Rubric.from_config(["accuracy"]).score(
+        prompts=[problem.prompt] * 2,
+        completions=["<answer>5</answer>", "<answer>7</answer>"],
+        completion_ids=[[1], [1]],
+        columns={name: [value] * 2 for name, value in problem.columns.items()},
+        trainer_state=None,
+        step=0,
+    )
+    assert scored.rewards == [1.0, 0.0]
 
 
 def test_chat_prompts_are_used_as_they_are(tmp_path):

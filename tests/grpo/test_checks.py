@@ -60,7 +60,7 @@ WRONG = [
     ),
     ("optim", {"learning_rate": 0.0}, "learning_rate"),
     ("optim", {"learning_rate": float("inf")}, "learning_rate"),
-    ("optim", {"max_grad_norm": 0.0}, "max_grad_norm"),
+    ("optim", {"max_grad_norm": -1.0}, "max_grad_norm"),
     ("optim", {"adam_epsilon": 0.0}, "adam_epsilon"),
     ("optim", {"weight_decay": -1.0}, "weight_decay"),
     ("optim", {"adam_beta1": 1.0}, "adam_beta1"),

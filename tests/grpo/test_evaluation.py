@@ -63,6 +63,17 @@ def test_majority_vote_by_hand(answers: list[str | None], correct: list[bool | N
     assert majority_is_correct(scored(answered(*answers), correct)) is verdict
 
 
+def test_a_majority_is_right_if_the_reward_accepted_its_answer_in_any_form() -> None:
+    texts = ["The final answer is 4", *answered("4", "4", "5")]
+    assert majority_is_correct(scored(texts, [False, True, True, False]))
+
+
+def test_accuracy_is_left_out_where_no_reward_judged_anything() -> None:
+    metrics = accuracy_metrics([scored(answered("4", "5"), [None, None])])
+    assert "pass@1" not in metrics and not any(name.startswith("maj@") for name in metrics)
+    assert metrics["format_rate"] == 1
+
+
 def test_metrics_by_hand() -> None:
     """Two problems, four samples: 3 and 0 correct."""
     first = scored([*answered("4", "4", "5"), "4"], [True, True, False, True])

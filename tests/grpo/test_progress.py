@@ -8,6 +8,7 @@ ROLLOUT = {
     "reward": 0.412,
     "solved_rate": 0.25,
     "groups/no_signal": 0.5,
+    "groups/with_signal": 0.5,
     "completions/mean_length": 18.25,
     "completions/clipped_ratio": 0.125,
     "tokens_per_second": 12_345.0,
@@ -145,5 +146,5 @@ def test_zero_gradient_beside_signal_raises_the_alarm_once():
 def test_one_moving_minibatch_or_no_signal_or_a_skipped_update_raises_none():
     still = UPDATE | {"grad_norm": 0.0}
     assert alarms(ROLLOUT | still, UPDATE, still) == []
-    assert NO_GRADIENT not in alarms(ROLLOUT | still | {"groups/no_signal": 1.0})
+    assert NO_GRADIENT not in alarms(ROLLOUT | still | {"groups/no_signal": 0.5, "groups/with_signal": 0.0})
     assert alarms(ROLLOUT | UPDATE | {"grad_norm": math.nan}) == []

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo.config import RunConfig
 from grpo.config.batch_plan import plan_batch
 from grpo.config.coerce import load_yaml
-from grpo.config.foreign_keys import HARMLESS, NOT_YET, SFT_KEYS
+from grpo.config.foreign_keys import HARMLESS, NOT_YET, SFT_KEYS, TRL_DEFAULTS
 from grpo.config.key_rules import RULES
-from grpo.config.parse import parse_run_config
+from grpo.config.parse import build, parse_run_config, to_flat
 from grpo.config.translate import KNOWN_KEYS, NATIVE_KEYS, KeyReport, classify
 from grpo.errors import ConfigError
 
@@ -343,3 +345,25 @@ def test_batch_keys_refused(values: dict[str, Any]) -> None:
 def test_batch_keys_beat_a_preset_and_use_its_group_size() -> None:
     report = classify({"preset": "dr_grpo", "per_device_train_batch_size": 16})
     assert report.native["problems_per_rollout"] == 2  # 16 completions in groups of dr_grpo's 8
+
+
+MINIMUM = {"model_name_or_path": "m", "dataset_name": "d", "reward_funcs": ["format"], "output_dir": "o"}
+
+
+def test_defaults_that_differ_from_trls_are_what_trl_has():
+    from trl import GRPOConfig
+
+    theirs = {f.name: f.default for f in fields(GRPOConfig) if f.name in TRL_DEFAULTS}
+    ours = to_flat(build(RunConfig, MINIMUM))
+    assert {key: str(value).removeprefix("SchedulerType.").lower() for key, value in theirs.items()} == {
+        key: str(value).lower() for key, value in TRL_DEFAULTS.items()
+    }
+    assert all(ours[key] != value for key, value in TRL_DEFAULTS.items())
+
+
+def test_a_trl_recipe_is_told_which_silent_defaults_differ(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**MINIMUM, "bf16": False, "num_generations": 4}))
+    notes = parse_run_config(["--config", str(path)]).notes
+    assert "loss_type is not set: TRL would use dapo, here it is grpo" in notes
+    assert not any(note.startswith("num_generations is not set") for note in notes)
