@@ -10,7 +10,8 @@ from grpo.monitor.metrics import METRICS, MetricsLog, describe, read_metrics
 from rewards.reward import Verdict
 
 LOGGED = [
-    "reward", "reward_std", "rewards/accuracy/mean", "rewards/my.module:func/std", "solved_rate", "groups/no_signal", "groups/with_signal",
+    "reward", "reward_std", "rewards/accuracy/mean", "rewards/my.module:func/std", "solved_rate", "groups/no_signal",
+    "groups/with_signal",
     "groups/dropped", "completions/mean_length", "completions/min_length", "completions/max_length",
     "completions/clipped_ratio", "loss", "clip_ratio/low", "clip_ratio/high", "clip_ratio/region", "kl", "entropy",
     "grad_norm", "learning_rate", "tokens_per_second", "step_time", "seconds/sampling", "seconds/scoring",
