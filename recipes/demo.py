@@ -42,7 +42,7 @@ def demonstrate(parsed: ParsedRun) -> int:
     if not (cfg.eval.eval_on_start and cfg.eval.eval_on_end):
         raise ConfigError("the demo compares before and after: leave eval_on_start and eval_on_end at true")
     run_dir, is_main = Path(cfg.output.output_dir), os.environ.get("RANK", "0") == "0"
-    if is_main:
+    if is_main and cfg.output.resume == "never":
         set_aside(run_dir)
     code = dry_run_or_train(parsed)
     if code == 0 and is_main:
@@ -51,7 +51,7 @@ def demonstrate(parsed: ParsedRun) -> int:
 
 
 def set_aside(run_dir: Path) -> None:
-    """A demo always starts afresh; a run before it is kept as `<run>.1`, `<run>.2`, ...
+    """A demo starts afresh unless it is told to resume; a run before it is kept as `<run>.1`, `<run>.2`, ...
 
     Raises ConfigError where that run still goes on, or where the folder holds something else than a run.
     """
