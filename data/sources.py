@@ -49,7 +49,10 @@ def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its or
     if kind == "gym":
         loaded = load_gym(rest, split=split, template=template, system_prompt=system_prompt, **(kwargs or {}))
     elif kwargs:
-        raise DataError(f"dataset_kwargs {sorted(kwargs)} are settings of a gym: task; {name!r} takes none")
+        raise DataError(
+            f"dataset_kwargs {sorted(kwargs)} are settings of a gym: task; {name!r} takes none: "
+            "set `dataset_kwargs: {}`"
+        )
     elif kind == "gsm8k":
         loaded = _load_rows(rest, fmt, to_gsm8k_problem, refuse, config=config, split=split)
     else:

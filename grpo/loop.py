@@ -306,3 +306,7 @@ class Training:
             export_policy(self.learner.policy, staged, weights, merge=True)
             shutil.rmtree(final, ignore_errors=True)
             staged.rename(final)
+            self.records.say(
+                f"finished after {self.position.update} updates: the model is in {final}; "
+                f"look at the run with `grpo report {self.run_dir}` and `grpo show {self.run_dir}`"
+            )
