@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import CheckpointError
+from grpo.files import fsync
 
 MANIFEST = "MANIFEST.json"
 SCHEMA = 1
@@ -49,15 +50,6 @@ def verify(folder: Path) -> int:
         if found != listed[name]:
             raise CheckpointError(f"{folder / name} has changed: it is {found}, {MANIFEST} says {listed[name]}")
     return manifest["step"]
-
-
-def fsync(path: Path) -> None:
-    """Forces a file or the entries of a directory to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from typing import TypeAlias
 import torch
 from safetensors import SafetensorError
 
-from grpo.checkpoint.manifest import fsync, seal, verify
+from grpo.checkpoint.manifest import seal, verify
 from grpo.checkpoint.runlock import process_is_alive
 from grpo.checkpoint.tensorfile import count_bytes, read_tensors, write_tensors
 from grpo.errors import CheckpointError, ConfigError
+from grpo.files import fsync
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
