@@ -23,7 +23,7 @@ from grpo.monitor.evaluation_page import shown
 from grpo.setup import versions
 from recipes.chaining.chain import Chain, Stage, in_order, mapped
 from recipes.chaining.pipeline_page import cells, write_page
-from recipes.chaining.tables import Claim, evaluations, figures, judged
+from recipes.chaining.tables import Claim, Column, evaluations, every_column, figures, judged
 from recipes.command import exit_code, is_main, print_table
 
 OF_THE_CHAIN = ("recipe", "config", "product", "launch")
@@ -46,7 +46,9 @@ class PipelineConfig:
     # name: {row: the stage whose model it is about, or {stage: ..., keys of recipes.evaluate}, ...}
     tables: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)  # keys of recipes.evaluate, or its config, for every row
-    # what should come out: {better: row, worse: row, benchmark, figure, margin}
+    # what the tables show: {column: {figure: pass@1, benchmarks: [gsm8k]}, ...}; empty: all that was measured
+    columns: dict[str, Any] = field(default_factory=dict)
+    # what should come out: {better: row, worse: row or null, column, margin}
     claims: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[int] | str = field(default_factory=lambda: [0])  # the whole chain once for each; 0,1,2 or [0, 1, 2]
     launch: str | None = None  # accelerate's file for every stage; null: one process
@@ -82,6 +84,7 @@ def pipeline(cfg: PipelineConfig) -> int:
         wired([to_stage(name, given, cfg.launch) for name, given in (cfg.stages | evaluated(cfg)).items()])
     )
     claims = [build(Claim, claim) for claim in cfg.claims]
+    columns = {name: build(Column, column) for name, column in cfg.columns.items()}
     chosen = between(stages, cfg.first, cfg.last)
     for stage in stages:
         check(stage, extra_keys(stage, seed=0))
@@ -93,7 +96,7 @@ def pipeline(cfg: PipelineConfig) -> int:
             if code:
                 return code
     if all(chain.is_done(stage.name) for chain in chains.values() for stage in stages) and not cfg.dry_run:
-        summarise(cfg, chains, claims)
+        summarise(cfg, chains, claims, columns)
     return 0
 
 
@@ -112,16 +115,19 @@ def evaluation_of(row: str) -> str:
     return f"evaluate_{re.sub(r'[^a-z0-9]+', '_', row.lower())}"
 
 
-def summarise(cfg: PipelineConfig, chains: Mapping[int, Chain], claims: Sequence[Claim]) -> None:
+def summarise(
+    cfg: PipelineConfig, chains: Mapping[int, Chain], claims: Sequence[Claim], columns: Mapping[str, Column]
+) -> None:
     """summary.json, the page, and the tables for a person."""
     models = {
         row: evaluations([chain.folder / evaluation_of(row) for chain in chains.values()])
         for rows in cfg.tables.values()
         for row in rows
     }
-    summary = {name: {row: figures(models[row]) for row in rows} for name, rows in cfg.tables.items()}
+    columns = columns or {name: found for model in models.values() for name, found in every_column(model).items()}
+    summary = {name: {row: figures(models[row], columns) for row in rows} for name, rows in cfg.tables.items()}
     summary |= {
-        "claims": [judged(claim, models) for claim in claims],
+        "claims": [judged(claim, models, columns) for claim in claims],
         "seconds": {f"seed {seed}": chain.seconds() for seed, chain in chains.items()},
         "versions": versions(),
     }
@@ -132,8 +138,7 @@ def summarise(cfg: PipelineConfig, chains: Mapping[int, Chain], claims: Sequence
         print_table([list(line) for line in zip(*cells(summary[name]), strict=True)])
     for claim in summary["claims"]:
         came = "came out" if claim["holds"] else "DID NOT COME OUT"
-        what = f"{claim['better']} over {claim['worse']} in {claim['benchmark']} {claim['figure']}"
-        print(f"{what} by more than {claim['margin']:g}: {came}, {shown(claim['difference'])}")
+        print(f"{claim['text']}: {came}, {shown(claim['difference'])}")
     print(f"page: {write_page(folder, list(chains.values()), summary)}")
 
 

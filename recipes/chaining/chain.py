@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape, glob
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +76,13 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
     return [mapped(item, change) for item in value] if isinstance(value, list) else value
 
 
+def files_of(text: str) -> list[str]:
+    """Fingerprints of the files or folders that a key's value names (`{split}` stands for any part); else none."""
+    if os.sep not in text:  # a word is a name, even where a file happens to be called so
+        return []
+    return [fingerprint_of(path) for path in sorted(glob(escape(text).replace("{split}", "*")))]
+
+
 def in_order(stages: Sequence[Stage]) -> list[Stage]:
     """The stages with every one behind those it needs, else as they are written.
 
@@ -122,12 +130,13 @@ class Chain:
         return str(self.folder / found[1]) + found[2] if found[2] else str(self.made(found[1]))
 
     def identity(self, stage: Stage) -> str:
-        """sha256 of the recipe, its keys and the contents of what it takes; the same identity, the same result."""
+        """sha256 of the recipe, its keys and the contents of what it takes, from other stages and from outside; the
+        same identity, the same result."""
         prints = {need: fingerprint_of(self.made(need)) for need in stage.needs}
 
         def content(text: str) -> str:
             found = REFERENCE.fullmatch(text)
-            return f"{prints[found[1]]}{found[2] or ''}" if found else text
+            return f"{prints[found[1]]}{found[2] or ''}" if found else " ".join([text, *files_of(text)])
 
         keys = mapped(stage.keys, content)
         return hashlib.sha256(json.dumps([stage.recipe, keys], sort_keys=True).encode()).hexdigest()

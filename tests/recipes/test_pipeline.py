@@ -114,6 +114,17 @@ def test_a_slip_is_told_before_anything_runs(
     assert not list(tmp_path.rglob("stages"))
 
 
+def test_a_stage_is_another_when_a_file_it_reads_has_changed(tmp_path: Path) -> None:
+    rows, other = tmp_path / "rows_train.jsonl", tmp_path / "rows_[x].jsonl"
+    keys = {"dataset_name": str(tmp_path / "rows_{split}.jsonl"), "list": [{"dataset_name": str(other)}]}
+    chain = Chain(folder=tmp_path, stages=[stage := Stage(name="sft", recipe="cold_start_sft", keys=keys)])
+    seen = []
+    for path, text in ((rows, "1"), (rows, "2"), (rows, "2"), (other, "1"), (other, "2")):
+        path.write_text(text)
+        seen.append(chain.identity(stage))
+    assert seen[1] == seen[2] and len(set(seen)) == 4
+
+
 def processes_of(folder: Path) -> list[int]:
     """Those whose command line names the folder."""
     found = []
