@@ -43,7 +43,7 @@ class PipelineConfig:
 
     output_dir: str  # a folder for every seed and stage, summary.json and the page
     stages: dict[str, Any]  # name: {recipe: r1_zero, config: file.yaml, model_name_or_path: $base, ...}
-    # name: {row: the stage whose model it is about, or {stage: ..., keys of recipes.evaluate}, ...}
+    # name: {row: the stage whose model it is about, or {stage or model_name_or_path, keys of recipes.evaluate}, ...}
     tables: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)  # keys of recipes.evaluate, or its config, for every row
     # what the tables show: {column: {figure: pass@1, benchmarks: [gsm8k]}, ...}; empty: all that was measured
@@ -105,8 +105,9 @@ def evaluated(cfg: PipelineConfig) -> dict[str, Any]:
     found = {}
     for row, given in (item for rows in cfg.tables.values() for item in rows.items()):
         own = {"stage": given} if isinstance(given, str) else dict(given)
-        model = f"${own.pop('stage', None)}"
-        found[evaluation_of(row)] = {"recipe": "evaluate", **cfg.evaluation, "model_name_or_path": model, **own}
+        if "stage" in own:
+            own["model_name_or_path"] = f"${own.pop('stage')}"
+        found[evaluation_of(row)] = {"recipe": "evaluate", **cfg.evaluation, **own}
     return found
 
 
@@ -146,7 +147,8 @@ def step(chain: Chain, stage: Stage, extra: Mapping[str, Any], where: str, *, dr
     """One stage, unless it is done; says what it takes from which, and how it is run."""
     waits = [need for need in stage.needs if not chain.is_done(need)]
     standing = f"waits for {', '.join(waits)}" if waits else chain.standing(stage)
-    takes = f" <- {', '.join(stage.needs)}" if stage.needs else ""
+    inputs = [*(Path(model).name for model in stage.given), *stage.needs]
+    takes = f" <- {', '.join(inputs)}" if inputs else ""
     print(f"=== {where}: {stage.name} ({stage.recipe}){takes}: {standing}", flush=True)
     if dry_run or standing == "done":
         return 0

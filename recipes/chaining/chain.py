@@ -54,6 +54,12 @@ class Stage:
         """The stages it takes something from, in the order in which they are mentioned."""
         return list(dict.fromkeys(reference[1] for reference in references(self.keys)))
 
+    @property
+    def given(self) -> list[str]:
+        """The models it takes that no stage made."""
+        models = [str(value) for key, value in self.keys.items() if key.endswith("model_name_or_path")]
+        return [model for model in models if not REFERENCE.fullmatch(model)]
+
 
 def references(value: Any) -> Iterator[re.Match[str]]:
     """Every `$name` in a value, however deep."""

@@ -88,18 +88,21 @@ def charts_of_rewards(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> lis
 
 
 def graph(stages: Sequence[Stage]) -> str:
-    """Stages as boxes, each right of what it takes from, as `<svg>` text."""
+    """Stages as boxes, each right of what it takes from, as `<svg>` text; models from outside are boxes too."""
+    takes = {stage.name: [*stage.given, *stage.needs] for stage in stages}
+    kinds = dict.fromkeys((model for stage in stages for model in stage.given), "given")
+    kinds |= {stage.name: stage.recipe for stage in stages}
     depth: dict[str, int] = {}
-    for stage in stages:
-        depth[stage.name] = 1 + max((depth[need] for need in stage.needs), default=-1)
-    columns = [[stage for stage in stages if depth[stage.name] == d] for d in range(max(depth.values()) + 1)]
+    for name in kinds:
+        depth[name] = 1 + max((depth[need] for need in takes.get(name, ())), default=-1)
+    columns = [[name for name in kinds if depth[name] == d] for d in range(max(depth.values()) + 1)]
     place = {
-        stage.name: (x * (BOX + GAP_X), y * (HIGH + GAP_Y))
+        name: (x * (BOX + GAP_X), y * (HIGH + GAP_Y))
         for x, column in enumerate(columns)
-        for y, stage in enumerate(column)
+        for y, name in enumerate(column)
     }
-    arrows = [_arrow(place[need], place[stage.name]) for stage in stages for need in stage.needs]
-    boxes = [_box(stage, *place[stage.name]) for stage in stages]
+    arrows = [_arrow(place[need], place[name]) for name, needs in takes.items() for need in needs]
+    boxes = [_box(Path(name).name, kinds[name], *place[name]) for name in kinds]
     width, height = len(columns) * (BOX + GAP_X), max(map(len, columns)) * (HIGH + GAP_Y)
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="stages" font-size="12" fill="currentColor">'
@@ -107,11 +110,11 @@ def graph(stages: Sequence[Stage]) -> str:
     )
 
 
-def _box(stage: Stage, x: int, y: int) -> str:
+def _box(name: str, kind: str, x: int, y: int) -> str:
     return (
         f'<rect x="{x + 1}" y="{y + 1}" width="{BOX}" height="{HIGH}" rx="6" fill="none" stroke="currentColor"/>'
-        f'<text x="{x + 9}" y="{y + 17}" font-weight="bold">{escape(stage.name)}</text>'
-        f'<text x="{x + 9}" y="{y + 33}" opacity="0.7">{escape(stage.recipe)}</text>'
+        f'<text x="{x + 9}" y="{y + 17}" font-weight="bold">{escape(name)}</text>'
+        f'<text x="{x + 9}" y="{y + 33}" opacity="0.7">{escape(kind)}</text>'
     )
 
 

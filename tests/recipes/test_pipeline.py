@@ -87,9 +87,9 @@ def test_the_shipped_chain_is_read_to_its_last_stage(capsys: pytest.CaptureFixtu
     assert pipeline.main(chain) == 0
     lines = capsys.readouterr().out.splitlines()
     feeds = dict(re.search(r": (\w+) \(\w+\)(?: <- ([^:]*))?:", line).groups() for line in lines)
-    assert feeds["second_sft"] == "base, rejection_sampling"  # the base again, not Dev2
+    assert feeds["second_sft"] == "world_base, rejection_sampling"  # the base again, not Dev2
     assert feeds["reasoning_rl"] == "cold_start_sft" and feeds["all_scenarios_rl"].startswith("second_sft")
-    assert feeds["distill"] == "student_base, rejection_sampling" and feeds["preference"] == "base, manners"
+    assert feeds["distill"] == "world_student, rejection_sampling" and feeds["preference"] == "world_base, manners"
     assert sum(name.startswith("evaluate_") for name in feeds) == 10 and not list(tmp_path.iterdir())
 
 
