@@ -135,29 +135,34 @@ def test_all_faults_are_reported_at_once() -> None:
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["num_generations", "top_p", "seed"]
 
 
+MODE, MOST, LEAST = (f"vllm_importance_sampling_{knob}" for knob in ("mode", "clip_max", "clip_min"))
+
+
 @pytest.mark.parametrize(
-    ("owner", "changes"),
+    ("owner", "right", "beside"),
     [
-        ("loss", {"delta": 1.3}),
-        ("loss", {"loss_type": "cispo", "epsilon_high": 5.0}),
-        ("loss", {"importance_sampling_level": "sequence", "epsilon": 3e-4}),
-        (
-            "correction",
-            {"vllm_importance_sampling_mode": "token_mask", "vllm_importance_sampling_clip_max": None},
-        ),
-        ("correction", {"vllm_importance_sampling_clip_max": None, "vllm_importance_sampling_clip_min": 0.5}),
-        ("sampling", {"min_completion_length": 8, "max_completion_length": 8}),
-        ("optim", {"warmup_steps": 0.1}),
-        ("optim", {"max_steps": 5, "num_train_epochs": 0.0}),
-        ("batch", {"num_minibatches": 512}),
-        ("output", {"save_steps": 0.05}),
-        ("data", {"system_prompt": "x"}),
-        ("rewards", {"reward_weights": [0.5]}),
+        ("loss", {"delta": 1.3}, {"delta": 1.2}),
+        ("loss", {"loss_type": "cispo", "epsilon_high": 5.0}, {"epsilon_high": 0.28}),
+        ("loss", {"importance_sampling_level": "sequence", "epsilon": 3e-4}, {"epsilon": 0.0}),
+        ("correction", {MODE: "token_mask", MOST: None}, {MODE: "token_truncate"}),
+        ("correction", {MOST: None, LEAST: 0.5}, {LEAST: None}),
+        ("sampling", {"min_completion_length": 8, "max_completion_length": 8}, {"min_completion_length": 9}),
+        ("optim", {"warmup_steps": 0.1}, {"warmup_steps": 1.1}),
+        ("optim", {"max_steps": 5, "num_train_epochs": 0.0}, {"max_steps": -1}),
+        ("batch", {"num_minibatches": 512}, {"num_minibatches": 513}),
+        ("output", {"save_steps": 0.05}, {"save_steps": 1.05}),
+        ("data", {"system_prompt": "x"}, {"prompt_template": "r1_zero"}),
+        ("rewards", {"reward_weights": [0.5]}, {"reward_weights": [0.5, 0.5]}),
     ],
 )
-def test_what_can_run_is_let_through(owner: str, changes: dict[str, Any]) -> None:
+def test_what_can_run_is_let_through_but_not_what_stands_beside_it(
+    owner: str, right: dict[str, Any], beside: dict[str, Any]
+) -> None:
     cfg = valid()
-    check(replace(cfg, **{owner: replace(getattr(cfg, owner), **changes)}))
+    part = replace(getattr(cfg, owner), **right)
+    check(replace(cfg, **{owner: part}))
+    with pytest.raises(ConfigError):
+        check(replace(cfg, **{owner: replace(part, **beside)}))
 
 
 def test_every_scheduler_is_one_of_transformers() -> None:

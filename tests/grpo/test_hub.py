@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+import transformers.utils.hub
 
 from grpo.errors import ConfigError
 from grpo.policy.hub import require_source
@@ -22,10 +24,16 @@ def test_a_path_without_a_folder_is_called_that(name: str) -> None:
     assert repr(name) in str(raised.value) and "Repo id" not in str(raised.value)
 
 
-def test_a_folder_and_a_hub_id_pass(tiny_model: Path) -> None:
-    require_source(str(tiny_model))
-    require_source("Qwen/Qwen2.5-1.5B")
-    require_source("gpt2")
+def test_without_a_network_a_folder_passes_and_the_client_of_a_hub_id_goes_offline(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = transformers.utils.hub.constants
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr(client, "ENDPOINT", "http://127.0.0.1:1")  # nobody listens there
+    for name, offline in {str(tiny_model): False, "Qwen/Qwen2.5-1.5B": True, "gpt2": True}.items():
+        monkeypatch.setattr(client, "HF_HUB_OFFLINE", False)
+        require_source(name)
+        assert client.HF_HUB_OFFLINE is offline, name
 
 
 @pytest.mark.normal

@@ -2,7 +2,7 @@
 
 import yaml
 
-from rewards import Rubric, registry
+from rewards import Rubric, Verdict, registry
 from tests.house_rules.pages import TEXT, blocks
 
 PAGE = TEXT["rewards/README.md"]
@@ -36,6 +36,8 @@ def test_the_rewards_of_the_guide_do_what_it_says(tmp_path, monkeypatch):
         assert result.metrics == {"words": (10 / 3, 1)}
 
 
-def test_the_snippet_of_the_service_runs():
+def test_the_snippet_of_the_service_judges_both_answers():
     (snippet,) = blocks(SERVICE, "python")
-    exec(snippet, {})
+    names = {}
+    exec(snippet, names)
+    assert [outcome.value[0] for outcome in names["outcomes"]] == [Verdict.CORRECT, Verdict.WRONG]
