@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import gc
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,20 +18,6 @@ settings.register_profile("any machine", deadline=None)  # how busy the machine 
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def pytest_configure() -> None:
-    """A collection of garbage inside `ast.parse` can end it with a SystemError (CPython issue 106905)."""
-    parse = ast.parse
-
-    def undisturbed(*given: Any, **more: Any) -> ast.AST:
-        gc.disable()
-        try:
-            return parse(*given, **more)
-        finally:
-            gc.enable()
-
-    ast.parse = undisturbed
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,6 +21,7 @@ from data.gym_tasks import (
     SEPARATE_TASKS,
 )
 from rewards.gym_scorers import FORMS
+from tests.house_rules.sources import parsed
 
 FORBIDDEN_WORDS = """
 eval exec compile __import__ import_module importlib open popen system subprocess Popen run_path spawn
@@ -31,7 +32,7 @@ FORBIDDEN = {"import", *FORBIDDEN_WORDS.split()}
 
 
 def names_in(source: str) -> set[str]:
-    nodes = list(ast.walk(ast.parse(textwrap.dedent(source))))
+    nodes = list(ast.walk(parsed(textwrap.dedent(source))))
     imported = {"import" for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)}
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
     return imported | names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.house_rules.sources import PACKAGES, ROOT, SOURCES, TESTS, parsed
 
 # Layer -> the modules (or packages) in it. A new module must be put somewhere; the tests below say so.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -102,7 +102,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "recipes: choices": ("recipes",),
 }
 NAMES = list(LAYERS)
-PACKAGES = ("data", "rewards", "grpo", "recipes")
 
 # Libraries a layer may import, at any depth; recipes may import everything that is declared.
 LIBRARIES: dict[str, set[str]] = {
@@ -133,7 +132,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+FILES = {module_name(path): path for path in SOURCES}
 
 
 def targets(node: ast.AST) -> list[str]:
@@ -149,7 +148,7 @@ def targets(node: ast.AST) -> list[str]:
 
 
 def imports_of(source: str) -> Iterator[Import]:
-    tree = ast.parse(FILES[source].read_text(encoding="utf-8"))
+    tree = parsed(FILES[source].read_text(encoding="utf-8"))
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
         for target in targets(node):
@@ -235,7 +234,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     optional = {name for extra, names in extras.items() if extra != "dev" for name in names}
     assert required <= imported <= required | optional
 
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("*.py")]
+    trees = [parsed(path.read_text(encoding="utf-8")) for path in TESTS]
     roots = {name.partition(".")[0] for tree in trees for node in ast.walk(tree) for name in targets(node)}
     used_by_tests = {DISTRIBUTIONS.get(root, root) for root in roots - sys.stdlib_module_names} - {*PACKAGES, "tests"}
     of_the_makefile = {"ruff", "pytest-xdist"}  # a command, and an option of another

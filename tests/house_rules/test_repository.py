@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import subprocess
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [path for package in ("data", "rewards", "grpo", "recipes") for path in (ROOT / package).rglob("*.py")]
+from tests.house_rules.sources import PACKAGES, ROOT, SOURCES, parsed
+
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LOADERS = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False), "numpy.load": ("allow_pickle", 0)}
 
@@ -20,7 +19,7 @@ def tracked(folder: str) -> list[str]:
 def test_no_ignore_file_has_swallowed_a_package() -> None:
     if not (ROOT / ".git").exists():
         return  # an unpacked archive has nothing to ignore
-    for package in ("data", "rewards", "grpo", "recipes", "tests"):
+    for package in (*PACKAGES, "tests"):
         present = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
         ignored = subprocess.run(
             ["git", "check-ignore", "--no-index", *sorted(present)], cwd=ROOT, capture_output=True, text=True
@@ -34,7 +33,7 @@ PIPES = {ROOT / "rewards" / name for name in ("service.py", "broker.py", "worker
 
 def test_nothing_is_loaded_that_may_run_code() -> None:
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 named = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
                 unsafe = {name.partition(".")[0] for name in named} & UNSAFE_MODULES

@@ -6,17 +6,14 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("data", "rewards", "grpo", "recipes")
-FUNCTION_LINES, FILE_LINES, CONFIG_FIELDS = 60, 400, 12
+from tests.house_rules.sources import ROOT, SOURCES, TESTS, parsed
 
-SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+FUNCTION_LINES, FILE_LINES, CONFIG_FIELDS = 60, 400, 12
 
 
 def nodes(paths: list[Path], *kinds: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 

@@ -20,6 +20,7 @@ from rewards.code.protocol import Limits
 from rewards.code.reward import Code
 from rewards.code.runner import Runner, Unavailable
 from rewards.code.self_test import SelfTest, Trust, self_test
+from tests.house_rules.sources import parsed
 from tests.rewards.code.attacks import LIBC
 
 pytestmark = pytest.mark.usefixtures("unharmed")
@@ -345,9 +346,7 @@ def test_the_sandbox_works_for_an_ordinary_user(sandbox):
 def test_the_driver_imports_the_standard_library_alone():
     import ast
 
-    imported = [
-        alias.name for node in ast.walk(ast.parse(DRIVER)) if isinstance(node, ast.Import) for alias in node.names
-    ]
+    imported = [alias.name for node in ast.walk(parsed(DRIVER)) if isinstance(node, ast.Import) for alias in node.names]
     assert set(imported) <= sys.stdlib_module_names and len(DRIVER) < 2**16
 
 
