@@ -58,6 +58,20 @@ class Problems:
     mixture: Mixture
     weights: Sequence[float] | None = None
 
+    @classmethod
+    def of(
+        cls, cfg: DataConfig, train: Sequence[list[Problem]], test: Sequence[list[Problem]], notes: list[str]
+    ) -> Problems:
+        """`train` and `test`: one list per source."""
+        given = weights(cfg)
+        return cls(
+            train=[problem for source in train for problem in source],
+            test=[problem for source in test for problem in source],
+            notes=notes,
+            mixture=Mixture.of([len(source) for source in train], given),
+            weights=given,
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the training problems, in order, and of the weights."""
@@ -79,14 +93,7 @@ def load_data(cfg: RunConfig, tokenizer: Any, rubric: Rubric) -> Problems:
     test = load_sources(cfg.data, "test", tokenizer, rubric, notes) if wants_eval else []
     if wants_eval and not test:
         raise ConfigError("evaluation is on but `dataset_test_split` is not set")
-    given = weights(cfg.data)
-    problems = Problems(
-        train=[problem for source in train for problem in source],
-        test=[problem for source in evenly(test, cfg.eval.eval_problems) for problem in source],
-        notes=notes,
-        mixture=Mixture.of([len(source) for source in train], given),
-        weights=given,
-    )
+    problems = Problems.of(cfg.data, train, evenly(test, cfg.eval.eval_problems), notes)
     parts = [stage.cfg for stage in stages(cfg, total_updates(cfg, len(problems.train)))]
     longest = max(parts, key=lambda part: part.sampling.max_completion_length)
     notes += room_notes(longest, prompt_lengths(problems.train, tokenizer))

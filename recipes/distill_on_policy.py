@@ -15,23 +15,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.fingerprint import fingerprint
-from data.order import problem_at
-from data.problem import Problem
-from data.sources import load_problems
 from grpo.checkpoint.runlock import RunLock
-from grpo.config import AdapterConfig, ModelConfig, SamplingConfig, SourceConfig
+from grpo.config import AdapterConfig, DataConfig, ModelConfig, SamplingConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.policy.load import Policy, load_policy
 from grpo.sampling.choose import build_sampler
+from grpo.setup import Problems, load_sources
 from recipes.command import exit_code, write_report
-from recipes.lineage import LINEAGE, write_lineage
+from recipes.lineage import LINEAGE, problem_inputs, write_lineage
 from recipes.tuning.sft import R1_SCHEDULE
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
 from recipes.tuning.trainer_run import (
@@ -47,9 +45,16 @@ from recipes.tuning.trainer_run import (
     whole_weights,
     write_start,
 )
+from rewards.rubric import Rubric
 
 STAGE = "distill_on_policy"
-DEFAULTS = {**R1_SCHEDULE, "num_train_epochs": 1, "learning_rate": 1e-5, "num_generations": 1}
+DEFAULTS = {
+    **R1_SCHEDULE,
+    "num_train_epochs": 1,
+    "learning_rate": 1e-5,
+    "num_generations": 1,
+    "dataset_answer_column": None,  # the target is the teacher's distribution, no gold answer
+}
 METRICS = {
     "loss": "divergence",
     "grad_norm": "grad_norm",
@@ -66,11 +71,18 @@ class OnPolicyConfig:
 
     model: ModelConfig
     adapter: AdapterConfig
-    data: SourceConfig
+    data: DataConfig
     sampling: SamplingConfig
     output: TunedOutputConfig
     teacher_model_name_or_path: str  # a folder in Hugging Face format, or a Hub id; with the student's tokens
     teacher_model_revision: str = "main"  # branch, tag or commit of a Hub teacher
+
+    def __post_init__(self) -> None:
+        if self.sampling.num_generations != 1:
+            raise ConfigError(
+                f"num_generations: got {self.sampling.num_generations}; allowed: 1, for the teacher judges every token "
+                "of every answer, without a group to compare it with"
+            )
 
     @property
     def teacher(self) -> ModelConfig:
@@ -99,21 +111,23 @@ def distill(run: TrainerRun) -> int:
     refuse_shards(os.environ)
     run_dir, dist, began = Path(cfg.output.output_dir), this_process(), time.perf_counter()
     with dist.entered_by_main(RunLock(run_dir)):
-        require_same_tokens(require_model(cfg.model), require_model(cfg.teacher), cfg.teacher_model_name_or_path)
-        problems = problems_of(cfg, dist)
-        what = settings(cfg, run.trainer, problems=fingerprint(problems), processes=dist.world)
+        tokenizer = require_model(cfg.model)
+        require_same_tokens(tokenizer, require_model(cfg.teacher), cfg.teacher_model_name_or_path)
+        problems = problems_of(cfg.data, tokenizer)
+        what = settings(cfg, run.trainer, problems=problems.fingerprint, processes=dist.world)
         checkpoint = resume_point(cfg.output, what, dist)
+        if dist.is_main:
+            print("\n".join((*run.notes, *problems.notes)), flush=True)
         if cfg.output.dry_run:
             return 0
         if dist.is_main:
-            print("\n".join(run.notes), end="\n" if run.notes else "")
             write_start(run_dir, cfg, run.trainer, what)
         policy = load_student(cfg.model, cfg.adapter, checkpoint, dist=dist, seed=cfg.output.seed)
         trainer = build_trainer(run, policy, frozen_teacher(cfg, policy, dist), problems, dist)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         weights = whole_weights(trainer)
         if dist.is_main:
-            finish(run, export(policy, run_dir, weights), {"problems": len(problems)}, time.perf_counter() - began)
+            finish(run, export(policy, run_dir, weights), len(problems.train), time.perf_counter() - began)
         dist.barrier()
     return 0
 
@@ -137,29 +151,9 @@ def require_same_tokens(student: Any, teacher: Any, name: str) -> None:
         )
 
 
-def problems_of(cfg: OnPolicyConfig, dist: Dist) -> list[Problem]:
-    data = cfg.data
-    if data.dataset_name is None:
-        raise ConfigError("dataset_name is required: give it in the YAML file or as --dataset_name")
-    if cfg.sampling.num_generations != 1:
-        raise ConfigError(
-            f"num_generations: got {cfg.sampling.num_generations}; allowed: 1, for the teacher judges every token of "
-            "every answer, without a group to compare it with"
-        )
-    loaded = load_problems(
-        data.dataset_name,
-        config=data.dataset_config,
-        split=data.dataset_train_split,
-        kwargs=data.dataset_kwargs,
-        prompt_column=data.dataset_prompt_column,
-        answer_column=None,
-        template=data.prompt_template,
-        system_prompt=data.system_prompt,
-        filter_path=data.dataset_filter,
-    )
-    if dist.is_main:
-        print(loaded.report, flush=True)
-    return loaded.problems
+def problems_of(cfg: DataConfig, tokenizer: Any) -> Problems:
+    notes: list[str] = []
+    return Problems.of(cfg, load_sources(cfg, "train", tokenizer, Rubric(()), notes), (), notes)
 
 
 def frozen_teacher(cfg: OnPolicyConfig, student: Policy, dist: Dist) -> torch.nn.Module:
@@ -180,9 +174,7 @@ def frozen_teacher(cfg: OnPolicyConfig, student: Policy, dist: Dist) -> torch.nn
     return teacher.eval()
 
 
-def build_trainer(
-    run: TrainerRun, policy: Policy, teacher: torch.nn.Module, problems: Sequence[Problem], dist: Dist
-) -> Any:
+def build_trainer(run: TrainerRun, policy: Policy, teacher: torch.nn.Module, problems: Problems, dist: Dist) -> Any:
     from datasets import Dataset
 
     from recipes.tuning.on_policy_trainer import OnPolicyTrainer
@@ -198,12 +190,12 @@ def build_trainer(
     )
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * dist.world
     if args.max_steps <= 0:
-        args.max_steps = math.ceil(args.num_train_epochs * len(problems) / rows)
-    order = [problem_at(place, len(problems), cfg.output.seed) for place in range(args.max_steps * rows)]
+        args.max_steps = math.ceil(args.num_train_epochs * len(problems.train) / rows)
+    order = list(islice(problems.mixture.stream(0, cfg.output.seed), args.max_steps * rows))
     if dist.is_main:
-        print(f"{args.max_steps} updates of {rows} answers each, on {len(problems):,} problems", flush=True)
+        print(f"{args.max_steps} updates of {rows} answers each, on {len(problems.train):,} problems", flush=True)
     return OnPolicyTrainer(
-        problems=problems,
+        problems=problems.train,
         sampler=build_sampler(
             policy, cfg.sampling, seed=cfg.output.seed, dist=Dist(device=dist.device), between_steps=lambda: None
         ),
@@ -216,16 +208,16 @@ def build_trainer(
     )
 
 
-def finish(run: TrainerRun, final: Path, counts: Mapping[str, Any], seconds: float) -> None:
+def finish(run: TrainerRun, final: Path, num_problems: int, seconds: float) -> None:
     cfg: OnPolicyConfig = run.config
-    inputs = {"model": cfg.model.model_name_or_path, "teacher": cfg.teacher_model_name_or_path}
+    models = {"model": cfg.model.model_name_or_path, "teacher": cfg.teacher_model_name_or_path}
     made = write_lineage(
         cfg.output.output_dir,
         stage=STAGE,
-        inputs={**inputs, "data": str(cfg.data.dataset_name)},
+        inputs={**models, **problem_inputs(cfg.data)},
         config=settings(cfg, run.trainer),
         seconds=seconds,
-        counts=counts,
+        counts={"problems": num_problems},
     )
     shutil.copy(made, final / LINEAGE)
     print(f"the student is in {final}", flush=True)

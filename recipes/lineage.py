@@ -8,6 +8,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo.config import DataConfig
+from grpo.config.mixture import sources
 from grpo.config.parse import to_flat
 from grpo.errors import DataError
 from grpo.files import write_json_atomic
@@ -39,6 +41,11 @@ def write_lineage(
     }
     write_json_atomic(path, lineage)
     return path
+
+
+def problem_inputs(cfg: DataConfig) -> dict[str, str]:
+    """For `inputs`: every source of a run's problems."""
+    return {f"problems {number}": str(source.dataset_name) for number, source in enumerate(sources(cfg), 1)}
 
 
 def fingerprint_of(path: str | Path) -> str:

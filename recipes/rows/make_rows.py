@@ -22,7 +22,7 @@ from grpo.errors import ConfigError, DataError
 from grpo.files import write_json_atomic
 from grpo.monitor.counting import counted
 from grpo.signals import Interrupted, StopRequest, stop_requests
-from recipes.lineage import fingerprint_of, write_lineage
+from recipes.lineage import fingerprint_of, problem_inputs, write_lineage
 from recipes.rows.choose import KeepConfig, Sample, choose
 from recipes.rows.mix_rows import Others, in_template, mix_in
 from recipes.rows.rows_folder import RowsConfig, RowsFolder
@@ -170,13 +170,11 @@ def finish(cfg: Any, folder: RowsFolder, stage: str, seconds: float) -> None:
     report = {"tasks": tally.as_json(), "total": tally.total.as_json(), "mixed": folder.mixed}
     write_json_atomic(folder.path / REPORT, report)
     fingerprints = {"problems_sha256": folder.identity["problems"]}  # of a gym task too, which is no file
-    names = [flat["dataset_name"], *(entry["dataset_name"] for entry in flat["dataset_mixture"])]
-    inputs = {f"problems {number}": name for number, name in enumerate(filter(None, names), 1)}
     others = {"mixed in": flat["mix_dataset"]} if flat.get("mix_dataset") else {}
     write_lineage(
         folder.path,
         stage=stage,
-        inputs={"model": flat["model_name_or_path"], **inputs, **others},
+        inputs={"model": flat["model_name_or_path"], **problem_inputs(cfg.data), **others},
         config=cfg,
         seconds=seconds,
         counts=report | fingerprints,
