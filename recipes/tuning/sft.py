@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from grpo.config import AdapterConfig, ModelConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.policy.load import Policy, load_generation_config, load_model_config, routers, stop_token_ids
-from recipes.command import write_report
+from recipes.command import exit_code, write_report
 from recipes.lineage import LINEAGE, fingerprint_of, write_lineage
 from recipes.tuning.sft_rows import IGNORED, RowEncoder, token_key, write_tokens
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
@@ -94,9 +95,12 @@ class Stage:
     defaults: Mapping[str, Any]
     from_base: bool = False
 
+    def parse(self, argv: Sequence[str]) -> TrainerRun:
+        return parse_with_trainer(argv, SftConfig, trl().SFTConfig, self.defaults)
 
-def parse_sft(argv: Sequence[str], stage: Stage) -> TrainerRun:
-    return parse_with_trainer(argv, SftConfig, trl().SFTConfig, stage.defaults)
+    def main(self, argv: list[str] | None = None) -> int:
+        given = sys.argv[1:] if argv is None else argv
+        return exit_code(lambda: fine_tune(self.parse(given), self))
 
 
 def fine_tune(run: TrainerRun, stage: Stage) -> int:

@@ -21,7 +21,6 @@ from recipes.make_cold_start import ColdStartConfig
 from recipes.rejection_sampling import RejectionSamplingConfig
 from recipes.rows.make_rows import check_keep
 from recipes.rows.sources import as_run
-from recipes.tuning.sft import parse_sft
 from rewards.rubric import Rubric
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,9 +54,9 @@ def waits_for_a_stage(line: Any) -> bool:
 
 
 PARSERS: dict[str, Callable[[Sequence[str]], Any]] = {
-    "cold_start_sft": lambda argv: parse_sft(argv, cold_start_sft.STAGE).config,
-    "second_sft": lambda argv: parse_sft(argv, second_sft.STAGE).config,
-    "distill": lambda argv: parse_sft(argv, distill.STAGE).config,
+    "cold_start_sft": lambda argv: cold_start_sft.parse(argv).config,
+    "second_sft": lambda argv: second_sft.parse(argv).config,
+    "distill": lambda argv: distill.parse(argv).config,
     "distill_on_policy": lambda argv: parse_on_policy(argv).config,
     "train_preference_model": lambda argv: train_preference_model.parse(argv).config,
     "make_cold_start": lambda argv: sampling_stage(argv, ColdStartConfig),

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 from data.conversations import read_conversations
 from grpo.monitor.metrics import read_metrics
 from recipes import cold_start_sft, distill, distill_on_policy, gsm8k_traces, second_sft
-from recipes.tuning.sft import parse_sft
 from rewards.accuracy import judge
 from rewards.format import is_well_formed
 from tests.recipes.test_real_model_configs import (
@@ -89,7 +88,7 @@ def test_the_published_sizes_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(qwen2_config())
         assert sum(p.numel() for p in model.parameters()) == parameters_by_hand()
-        adapter = parse_sft(["--config", str(QWEN / "distill_lora.yaml")], distill.STAGE).config.adapter
+        adapter = distill.parse(["--config", str(QWEN / "distill_lora.yaml")]).config.adapter
         with_lora = get_peft_model(
             model, LoraConfig(r=adapter.lora_r, target_modules=adapter.lora_target_modules, task_type="CAUSAL_LM")
         )

@@ -8,16 +8,15 @@ import pytest
 
 from data.conversations import Conversation, ShardWriter
 from grpo.errors import ConfigError
-from recipes.cold_start_sft import STAGE
+from recipes.cold_start_sft import parse
 from recipes.distill_on_policy import parse as parse_on_policy
-from recipes.tuning.sft import parse_sft
 from tests.recipes.test_sft import tune
 
 REQUIRED = ["--model_name_or_path", "model", "--dataset_name", "rows", "--output_dir", "run"]
 
 
 def parsed(*more: str) -> dict[str, object]:
-    return parse_sft([*REQUIRED, *more], STAGE).trainer
+    return parse([*REQUIRED, *more]).trainer
 
 
 def test_r1s_schedule_is_the_default_and_a_flag_wins() -> None:
@@ -30,7 +29,7 @@ def test_every_sft_recipe_of_open_r1_is_understood(shared_data: Path) -> None:
     files = sorted((shared_data / "open-r1-recipes").glob("*sft*.yaml"))
     assert len(files) == 3
     for path in files:
-        run = parse_sft(["--config", str(path)], STAGE)
+        run = parse(["--config", str(path)])
         assert run.config.model.dtype == "bfloat16" and run.config.data.max_length in (22528, 32768)
         assert run.trainer["warmup_steps"] == 0.03 and run.trainer["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
         assert run.trainer["push_to_hub"] is True and run.trainer["save_strategy"] == "epoch"
@@ -71,7 +70,7 @@ def test_keys_that_cannot_be_are_named(flags: list[str], why: str) -> None:
 
 def test_what_means_nothing_else_here_is_said_and_not_refused() -> None:
     old = "--max_seq_length 99 --save_only_model true --truncation_mode keep_start"
-    run = parse_sft([*REQUIRED, *old.split()], STAGE)
+    run = parse([*REQUIRED, *old.split()])
     assert run.config.data.max_length == 99
     assert run.notes == (
         "translated max_seq_length -> max_length",
@@ -81,9 +80,7 @@ def test_what_means_nothing_else_here_is_said_and_not_refused() -> None:
 
 def test_a_flag_wins_over_an_older_name_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "old.yaml").write_text("torch_dtype: bfloat16\nmax_seq_length: 99\n")
-    run = parse_sft(
-        [*REQUIRED, "--config", str(tmp_path / "old.yaml"), "--dtype", "float32", "--max_length", "7"], STAGE
-    )
+    run = parse([*REQUIRED, "--config", str(tmp_path / "old.yaml"), "--dtype", "float32", "--max_length", "7"])
     assert run.config.model.dtype == "float32" and run.config.data.max_length == 7
 
 
