@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from grpo.checkpoint.runlock import RunLock
@@ -61,28 +61,18 @@ class EvaluateConfig:
 
 
 class EvaluationFolder:
-    """Used as a context: locked for this process, with the samples that are there already.
-
-    Entering raises ConfigError and CheckpointError where `resume` or another evaluation's samples forbid to go on.
-    """
+    """The samples of one evaluation, those that are there already and those that come."""
 
     def __init__(self, cfg: EvaluationConfig, identity: dict[str, Any]) -> None:
         self.cfg, self.identity, self.path = cfg, json.loads(json.dumps(identity)), Path(cfg.output_dir)
-        self.lock = RunLock(self.path)
 
-    def __enter__(self) -> EvaluationFolder:
-        self.lock.__enter__()
-        try:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Locked for this process. Raises ConfigError and CheckpointError where `resume` or another evaluation's
+        samples forbid to go on."""
+        with RunLock(self.path):
             self._go_on()
-        except BaseException:
-            self.lock.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.lock.__exit__(kind, error, trace)
+            yield
 
     def _go_on(self) -> None:
         file = self.path / IDENTITY_FILE
@@ -123,7 +113,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     asked, answering, verdicts = prepared(cfg, dist)
     notes = [one.note for one in asked] + answering.ready(asked)
     folder = EvaluationFolder(cfg.output, identity_of(cfg, asked))
-    with stop_requests(dist) as stop, dist.entered_by_main(folder):
+    with stop_requests(dist) as stop, dist.entered_by_main(folder.opened()):
         if dist.is_main:
             print(*notes, sep="\n", flush=True)
         done = dist.from_main(dict(folder.store.done) if dist.is_main else None)

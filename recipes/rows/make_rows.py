@@ -70,7 +70,7 @@ def make_rows(
     conversational = source.conversational if template is None else template == "chat"
     identity = dist.from_main(identity_of(cfg, source.fingerprint) if dist.is_main else None)
     folder = RowsFolder(cfg.rows, identity, conversational=conversational)
-    with stop_requests(dist) as stop, dist.entered_by_main(folder):
+    with stop_requests(dist) as stop, dist.entered_by_main(folder.opened()):
         if dist.is_main:
             print(*source.notes, sep="\n", flush=True)
         try:

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from data.conversations import Conversation, ShardWriter, read_conversations
@@ -39,33 +39,23 @@ class RowsConfig:
 
 
 class RowsFolder:
-    """Used as a context: locked for this process and, where there are rows, as their last shard left it.
-
-    identity: what must be the same for a run to go on. done: problems; mixed: rows that were mixed in. Entering raises
-    ConfigError and CheckpointError where `resume` or the identity forbid to go on.
-    """
+    """identity: what must be the same for a run to go on. done: problems; mixed: rows that were mixed in."""
 
     def __init__(self, cfg: RowsConfig, identity: Mapping[str, Any], *, conversational: bool) -> None:
         self.cfg, self.identity, self.conversational = cfg, identity, conversational
         self.path = Path(cfg.output_dir)
         self.rows_path = self.path / "rows"
-        self.lock, self.tally, self.seen = RunLock(self.path), Tally(), Seen()
+        self.tally, self.seen = Tally(), Seen()
         self.done = self.mixed = 0
 
-    def __enter__(self) -> RowsFolder:
-        self.lock.__enter__()
-        try:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Locked for this process and, where there are rows, as their last shard left it. Raises ConfigError and
+        CheckpointError where `resume` or the identity forbid to go on."""
+        with RunLock(self.path):
             self.writer = ShardWriter(self.rows_path, conversational=self.conversational, columns=COLUMNS)
             self._go_on(self.writer.state)
-        except BaseException:
-            self.lock.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.lock.__exit__(kind, error, trace)
+            yield
 
     def add(self, rows: Sequence[Conversation], *, problems: int = 0, mixed: int = 0) -> None:
         """One shard: the rows of the next problems, or rows mixed in."""
