@@ -20,9 +20,10 @@ import torch
 from data.fingerprint import fingerprint
 from data.mixture import Mixture
 from data.problem import Problem
+from data.report import LoadedProblems
 from data.sources import load_problems
 from grpo.checkpoint.store import Checkpoint
-from grpo.config import DataConfig, EntryConfig, OptimConfig, RunConfig
+from grpo.config import DataConfig, EntryConfig, OptimConfig, RunConfig, SourceConfig
 from grpo.config.mixture import sources, weights
 from grpo.config.parse import write_config
 from grpo.config.schedule import stages
@@ -146,13 +147,12 @@ def load_sources(
 ) -> list[list[Problem]]:
     """The problems of every source that has such a split. What became of the rows is added to `notes`."""
     found = ((source, getattr(source, f"dataset_{part}_split")) for source in sources(cfg))
-    return [_load_source(source, split, cfg, tokenizer, rubric, notes) for source, split in found if split is not None]
+    return [_usable(source, split, cfg, tokenizer, rubric, notes) for source, split in found if split is not None]
 
 
-def _load_source(
-    source: EntryConfig, split: str, cfg: DataConfig, tokenizer: Any, rubric: Rubric, notes: list[str]
-) -> list[Problem]:
-    loaded = load_problems(
+def load_source(source: SourceConfig, split: str, **more: Any) -> LoadedProblems:
+    """One split of a source. `more`: as for `data.sources.load_problems`, which raises DataError."""
+    return load_problems(
         str(source.dataset_name),
         config=source.dataset_config,
         split=split,
@@ -161,8 +161,18 @@ def _load_source(
         answer_column=source.dataset_answer_column,
         template=source.prompt_template,
         system_prompt=source.system_prompt,
-        task=source.task,
         filter_path=source.dataset_filter,
+        **more,
+    )
+
+
+def _usable(
+    source: EntryConfig, split: str, cfg: DataConfig, tokenizer: Any, rubric: Rubric, notes: list[str]
+) -> list[Problem]:
+    loaded = load_source(
+        source,
+        split,
+        task=source.task,
         allow_bad_rows=cfg.allow_bad_rows,
         refuse=lambda problem: rubric.gold_problem(problem.columns, problem.task),
     )

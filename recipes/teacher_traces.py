@@ -21,12 +21,12 @@ from tqdm import tqdm
 from data.conversations import Conversation, ShardWriter
 from data.fingerprint import fingerprint
 from data.problem import Problem
-from data.sources import load_problems
 from grpo.checkpoint.runlock import RunLock
 from grpo.config import SourceConfig
 from grpo.config.parse import parse_flat, to_flat
 from grpo.errors import CheckpointError, ConfigError
 from grpo.sampling.endpoint import Answer, Endpoint
+from grpo.setup import load_source
 from recipes.command import exit_code
 
 # Place, speed and access: other values ask for the same traces.
@@ -99,17 +99,7 @@ def collect(cfg: TeacherTracesConfig) -> int:
 def _problems(data: SourceConfig) -> list[Problem]:
     if data.dataset_name is None:
         raise ConfigError("dataset_name is required: give it as --dataset_name")
-    loaded = load_problems(
-        data.dataset_name,
-        config=data.dataset_config,
-        split=data.dataset_train_split,
-        kwargs=data.dataset_kwargs,
-        prompt_column=data.dataset_prompt_column,
-        answer_column=data.dataset_answer_column,
-        template=data.prompt_template,
-        system_prompt=data.system_prompt,
-        filter_path=data.dataset_filter,
-    )
+    loaded = load_source(data, data.dataset_train_split)
     print(loaded.report, flush=True)
     return loaded.problems
 

@@ -13,12 +13,11 @@ from data.benchmarks import BENCHMARKS
 from data.problem import Problem
 from data.readers import FILE_TYPES
 from data.report import LoadedProblems
-from data.sources import load_problems
 from data.templates import R1_ZERO_TEMPLATE
 from grpo.config import SamplingConfig, SourceConfig
 from grpo.config.coerce import build, key_types, refuse_unknown
 from grpo.errors import ConfigError
-from grpo.setup import opens_thinking
+from grpo.setup import load_source, opens_thinking
 from rewards.rubric import Rubric
 
 SAMPLES = 16  # of each problem, where R1's protocol has no number
@@ -174,23 +173,17 @@ def template_text(entry: EntryConfig, tokenizer: Any | None) -> str:
 
 def load(entry: EntryConfig, rubric: Rubric) -> LoadedProblems:
     """The problems of one benchmark, of which `rubric` can judge every one. Raises DataError."""
-    kind, _, rest = str(entry.dataset_name).partition(":")
-    name, config, split = entry.dataset_name, entry.dataset_config, entry.dataset_test_split or "test"
+    name, split = str(entry.dataset_name), entry.dataset_test_split or "test"
+    kind, _, rest = name.partition(":")
     if kind in BENCHMARKS and not rest:
         published = BENCHMARKS[kind]
-        name, config, split = f"{kind}:{published.hub}", config or published.config, published.split
-    elif Path(rest if kind in BENCHMARKS else str(name)).suffix in FILE_TYPES and "{split}" not in str(name):
+        split, config = published.split, entry.dataset_config or published.config
+        entry = replace(entry, dataset_name=f"{kind}:{published.hub}", dataset_config=config)
+    elif Path(rest if kind in BENCHMARKS else name).suffix in FILE_TYPES and "{split}" not in name:
         split = "train"  # the one that a single file has
-    return load_problems(
-        str(name),
-        config=config,
-        split=split,
-        kwargs=entry.dataset_kwargs,
-        prompt_column=entry.dataset_prompt_column,
-        answer_column=entry.dataset_answer_column,
-        template=entry.prompt_template,
-        system_prompt=entry.system_prompt,
-        filter_path=entry.dataset_filter,
+    return load_source(
+        entry,
+        split,
         allow_bad_rows=entry.allow_bad_rows,
         refuse=lambda problem: rubric.gold_problem(problem.columns),
     )
