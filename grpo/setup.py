@@ -34,6 +34,7 @@ from grpo.learner import Learner
 from grpo.policy.export import load_adapter
 from grpo.policy.load import Policy, encode_prompt, load_model_config, load_policy, routers
 from grpo.policy.reference import Reference
+from grpo.policy.template import frame_of
 from grpo.routing import routing
 from grpo.sampling.choose import build_sampler
 from grpo.sampling.protocol import Sampler
@@ -113,7 +114,10 @@ def evenly(sources: Sequence[list[Problem]], most: int) -> list[list[Problem]]:
 
 
 def opens_thinking(problem: Problem, tokenizer: Any) -> bool:
-    """Whether the prompt, as the model sees it, ends with `<think>`; one template renders all prompts of a source."""
+    """Whether the prompt, as the model sees it, ends with `<think>`; one template renders all prompts of a source.
+    Raises ConfigError where that is a chat template without a generation prompt."""
+    if not isinstance(problem.prompt, str):
+        frame_of(tokenizer)
     return tokenizer.decode(encode_prompt(tokenizer, problem.prompt)).rstrip().endswith("<think>")
 
 

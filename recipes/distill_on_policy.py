@@ -25,7 +25,7 @@ from grpo.checkpoint.runlock import RunLock
 from grpo.config import AdapterConfig, DataConfig, ModelConfig, SamplingConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
-from grpo.policy.load import Policy, load_policy
+from grpo.policy.load import Policy, load_policy, require_model
 from grpo.sampling.choose import build_sampler
 from grpo.setup import Problems, load_sources
 from recipes.command import exit_code, write_report
@@ -37,7 +37,6 @@ from recipes.tuning.trainer_run import (
     TunedOutputConfig,
     export,
     load_student,
-    require_model,
     resume_point,
     settings,
     this_process,

@@ -24,7 +24,7 @@ from grpo.config import ModelConfig
 from grpo.errors import ConfigError, DataError
 from grpo.files import write_json_atomic
 from grpo.intervals import bootstrap
-from grpo.policy.load import Policy, load_tokenizer, route_in_fp32
+from grpo.policy.load import Policy, load_tokenizer, read_weights, route_in_fp32
 from grpo.policy.preference import Part, PreferenceModel, conversation_ids, judged_part
 from recipes.command import exit_code, write_report
 from recipes.lineage import fingerprint_of, write_lineage
@@ -176,9 +176,11 @@ def load_classifier(
         if cfg.init_random and not checkpoint:
             model = kind.from_config(config, attn_implementation=cfg.attn_implementation).float()
         else:
-            model = kind.from_pretrained(
-                place, config=config, attn_implementation=cfg.attn_implementation, dtype=torch.float32, **common
+            model = read_weights(
+                kind, place, new_head=True, config=config, attn_implementation=cfg.attn_implementation, **common
             )
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model_name_or_path: {place} cannot be loaded as a classifier ({str(error).splitlines()[0]}); give a "

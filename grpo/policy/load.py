@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from data.problem import Message
@@ -98,11 +99,36 @@ def load_tokenizer(cfg: ModelConfig) -> Any:
 
 
 def load_model_config(cfg: ModelConfig) -> Any:
-    from transformers import AutoConfig
+    """Raises ConfigError where there is none, and where it is no causal language model's."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    return AutoConfig.from_pretrained(
-        cfg.model_name_or_path, revision=cfg.model_revision, trust_remote_code=cfg.trust_remote_code
-    )
+    try:
+        config = AutoConfig.from_pretrained(
+            cfg.model_name_or_path, revision=cfg.model_revision, trust_remote_code=cfg.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise unavailable(cfg.model_name_or_path, error) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not cfg.trust_remote_code:
+        raise ConfigError(
+            f"model_name_or_path: {cfg.model_name_or_path} is a {config.model_type}, which is no causal language model "
+            "that transformers knows; give one, or set `trust_remote_code: true` where its code comes with it"
+        )
+    return config
+
+
+def require_model(cfg: ModelConfig) -> Any:
+    """The tokenizer of a causal language model whose embeddings have room for it; nothing big is loaded.
+
+    Raises ConfigError where the folder is no such model.
+    """
+    tokenizer, config = load_tokenizer(cfg), load_model_config(cfg)
+    rows, ids = config.get_text_config().vocab_size, len(tokenizer)
+    if ids > rows:
+        raise ConfigError(
+            f"model_name_or_path: {cfg.model_name_or_path} has {rows} embeddings, its tokenizer {ids} tokens: they do "
+            "not belong together"
+        )
+    return tokenizer
 
 
 def load_generation_config(cfg: ModelConfig) -> Any:
@@ -130,7 +156,7 @@ def load_policy(
 ) -> Policy:
     """Load (or, with `init_random`, build) the model in fp32, add LoRA if asked for, and move it to `device`; a model
     that is to be `sharded` stays in CPU memory, from where grpo.sharding.shard takes it."""
-    tokenizer = load_tokenizer(cfg)
+    tokenizer = require_model(cfg)
     model = _build(cfg, seed) if cfg.init_random else _load(cfg)
     eos_ids = stop_token_ids(tokenizer, getattr(model, "generation_config", None))
     if cfg.gradient_checkpointing:
@@ -168,21 +194,32 @@ def route_in_fp32(model: nn.Module, device: torch.device) -> None:
 
 
 def _load(cfg: ModelConfig) -> nn.Module:
-    """Raises ConfigError where the checkpoint lacks weights, which transformers would draw at random."""
     from transformers import AutoModelForCausalLM
 
-    model, found = AutoModelForCausalLM.from_pretrained(
+    return read_weights(
+        AutoModelForCausalLM,
         cfg.model_name_or_path,
         revision=cfg.model_revision,
         trust_remote_code=cfg.trust_remote_code,
         attn_implementation=cfg.attn_implementation,
-        dtype=torch.float32,
-        output_loading_info=True,
     )
-    if missing := sorted(found["missing_keys"]):
+
+
+def read_weights(kind: Any, name: str, *, new_head: bool = False, **settings: Any) -> nn.Module:
+    """`kind.from_pretrained` in fp32. Raises ConfigError where the weights cannot be read, or lack some or have them in
+    another shape, which transformers would draw at random: right for a `new_head` alone."""
+    try:
+        model, found = kind.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
+    except (OSError, SafetensorError) as error:
+        raise unavailable(name, error) from error
+    body = f"{model.base_model_prefix}." if new_head else ""
+    wrong = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    if lacking := sorted(key for key in wrong if key.startswith(body)):
         raise ConfigError(
-            f"model_name_or_path: the weights of {cfg.model_name_or_path} lack {len(missing)} that its config.json "
-            f"asks for, {missing[0]} among them: a checkpoint of another architecture, or half of one"
+            f"model_name_or_path: the weights of {name} lack {len(lacking)} that its config.json asks for, or have "
+            f"another shape there, {lacking[0]} among them: a checkpoint of another architecture, or half of one"
         )
     return model
 

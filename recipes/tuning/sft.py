@@ -22,7 +22,14 @@ from grpo.checkpoint.runlock import RunLock
 from grpo.config import AdapterConfig, ModelConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
-from grpo.policy.load import Policy, load_generation_config, load_model_config, routers, stop_token_ids
+from grpo.policy.load import (
+    Policy,
+    load_generation_config,
+    load_model_config,
+    require_model,
+    routers,
+    stop_token_ids,
+)
 from recipes.command import exit_code, write_report
 from recipes.lineage import LINEAGE, fingerprint_of, write_lineage
 from recipes.tuning.sft_rows import IGNORED, RowEncoder, token_key, write_tokens
@@ -33,7 +40,6 @@ from recipes.tuning.trainer_run import (
     TunedOutputConfig,
     export,
     load_student,
-    require_model,
     resume_point,
     settings,
     this_process,

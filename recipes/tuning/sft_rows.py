@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +23,10 @@ from data.files import replacing
 from data.problem import DataError, Message
 from grpo.errors import ConfigError
 from grpo.policy.load import encode_prompt
+from grpo.policy.template import END_THINK, THINK, frame_of, opened_by
 
 IGNORED = -100  # a label without loss
 BATCH = 256  # rows that are tokenised together
-QUESTION, ANSWER = "How many?", "AN ANSWER"  # for looking at a template
-THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,20 +117,13 @@ class RowEncoder:
         return self._chat
 
     def _look_at_template(self) -> tuple[str, int]:
-        asked = [{"role": "user", "content": QUESTION}]
-        answered = [*asked, {"role": "assistant", "content": ANSWER}]
-        encode_prompt(self.tokenizer, asked)  # says what to do where there is no template
-        prompt = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        whole = self.tokenizer.apply_chat_template(answered, tokenize=False)
-        opened = opened_by(prompt)
-        if prompt.rstrip().endswith(END_THINK):
+        frame = frame_of(self.tokenizer)
+        if frame.prompt.rstrip().endswith(END_THINK):
             raise ConfigError(
-                f"the chat template closes the thinking before the answer (prompts end with {prompt[-24:]!r}): give "
-                "`chat_template` in its thinking form"
+                f"the chat template closes the thinking before the answer (prompts end with {frame.prompt[-24:]!r}): "
+                "give `chat_template` in its thinking form"
             )
-        before, _, after = whole.rpartition(ANSWER)
-        _require_generation_prompt(prompt.removesuffix(opened), before)
-        return opened, self._end_of_turn(after)
+        return opened_by(frame.prompt), self._end_of_turn(frame.after)
 
     def _end_of_turn(self, after: str) -> int:
         first = next(iter(self.tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"]), None)
@@ -146,12 +137,6 @@ class RowEncoder:
             f"the chat template ends the assistant's turn with {end!r}, but generation stops at {stops!r}: a model "
             f"tuned so would not learn to stop. Set `eos_token: {end!r}`, which is exported with the model"
         )
-
-
-def opened_by(prompt: str) -> str:
-    """`<think>` and the blanks after it where the prompt ends with that; else nothing."""
-    found = re.search(rf"{THINK}\s*\Z", prompt)
-    return found.group() if found else ""
 
 
 def said_after(opened: str, row: Conversation) -> str:
@@ -168,18 +153,6 @@ def said_after(opened: str, row: Conversation) -> str:
         f"row {row.id!r}: its prompt, through the chat template, ends with {opened!r}, but the completion has no "
         f"thinking: {text[:60]!r}. Leave such rows out, or give a `chat_template` that does not open {THINK}"
     )
-
-
-def _require_generation_prompt(prompt: str, before: str) -> None:
-    """`before`: a conversation up to the assistant's words. A template may add an empty `<think>` block there."""
-    if not before.startswith(prompt.rstrip()):
-        return  # renders prompts in another way than history: nothing to compare, and history is not trained on
-    missing = re.sub(rf"{THINK}|{END_THINK}", "", before[len(prompt.rstrip()) :]).strip()
-    if missing:
-        raise ConfigError(
-            f"the chat template has no generation prompt: prompts end with {prompt[-24:]!r}, and an answer stands "
-            f"after {missing!r}. Give a `chat_template` that adds it under `add_generation_prompt`"
-        )
 
 
 def fitted(row: EncodedRow, max_length: int, long_rows: Literal["drop", "truncate"]) -> tuple[EncodedRow | None, str]:

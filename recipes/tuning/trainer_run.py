@@ -25,7 +25,7 @@ from grpo.errors import CheckpointError, ConfigError
 from grpo.files import write_json_atomic, write_text_atomic
 from grpo.monitor.metrics import MetricsLog
 from grpo.policy.export import export_policy, load_adapter
-from grpo.policy.load import Policy, load_model_config, load_policy, load_tokenizer
+from grpo.policy.load import Policy, load_policy
 from recipes.tuning.trainer_keys import TrainerRun
 
 TRAINER_STATE = "trainer_state.json"  # what the trainer writes last into a checkpoint
@@ -138,29 +138,6 @@ class MetricsCallback(TrainerCallback):
         if self.dist.is_main and "loss" in logs:
             metrics = {ours: float(logs[name]) for name, ours in self.names.items() if name in logs}
             self.log.write(state.global_step, metrics | {"step_time": time.perf_counter() - self.began})
-
-
-def require_model(cfg: ModelConfig) -> Any:
-    """The tokenizer of a causal language model whose embeddings have room for it; nothing big is loaded.
-
-    Raises ConfigError where the folder is no such model.
-    """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    tokenizer = load_tokenizer(cfg)
-    config = load_model_config(cfg)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not cfg.trust_remote_code:
-        raise ConfigError(
-            f"model_name_or_path: {cfg.model_name_or_path} is a {config.model_type}, which is no causal language model "
-            "that transformers knows; give one, or set `trust_remote_code: true` where its code comes with it"
-        )
-    rows, ids = config.get_text_config().vocab_size, len(tokenizer)
-    if ids > rows:
-        raise ConfigError(
-            f"model_name_or_path: {cfg.model_name_or_path} has {rows} embeddings, its tokenizer {ids} tokens: they do "
-            "not belong together"
-        )
-    return tokenizer
 
 
 class OwnWeights:
