@@ -18,11 +18,12 @@ from typing import Any
 from grpo.config.coerce import build, dump_yaml, load_yaml, nearest
 from grpo.config.parse import parse_flat
 from grpo.errors import ConfigError
-from grpo.files import write_json_atomic
+from grpo.files import write_json_atomic, write_text_atomic
 from grpo.monitor.evaluation_page import shown
 from grpo.setup import versions
 from recipes.chaining.chain import Chain, Stage, in_order, mapped
 from recipes.chaining.pipeline_page import cells, write_page
+from recipes.chaining.stage_graph import ON_PAPER, graph
 from recipes.chaining.tables import Claim, Column, evaluations, every_column, figures, judged
 from recipes.command import exit_code, is_main, print_table
 
@@ -55,6 +56,7 @@ class PipelineConfig:
     first: str | None = None  # --from: the stages before this one are taken as they are
     last: str | None = None  # --to: the stages after this one are left out
     dry_run: bool = False  # show what would run, and run nothing
+    draw: str | None = None  # write a picture of the stages to this file (.svg), and run nothing
 
     @property
     def all_seeds(self) -> list[int]:
@@ -88,6 +90,10 @@ def pipeline(cfg: PipelineConfig) -> int:
     chosen = between(stages, cfg.first, cfg.last)
     for stage in stages:
         check(stage, extra_keys(stage, seed=0))
+    if cfg.draw is not None:
+        write_text_atomic(Path(cfg.draw), graph(stages, rows_of(cfg), look=ON_PAPER))
+        print(f"the stages: {cfg.draw}")
+        return 0
     chains = {seed: Chain(folder=Path(cfg.output_dir) / f"seed-{seed}", stages=stages) for seed in cfg.all_seeds}
     for seed, chain in chains.items():
         for number, stage in enumerate(chosen, start=1):
@@ -109,6 +115,15 @@ def evaluated(cfg: PipelineConfig) -> dict[str, Any]:
             own["model_name_or_path"] = f"${own.pop('stage')}"
         found[evaluation_of(row)] = {"recipe": "evaluate", **cfg.evaluation, **own}
     return found
+
+
+def rows_of(cfg: PipelineConfig) -> dict[str, str]:
+    """The stage, or the model from outside, behind every row of the tables -> the row."""
+    given = ((row, model) for rows in cfg.tables.values() for row, model in rows.items())
+    return {
+        model if isinstance(model, str) else model.get("stage") or model["model_name_or_path"]: row
+        for row, model in given
+    }
 
 
 def evaluation_of(row: str) -> str:
@@ -140,7 +155,7 @@ def summarise(
     for claim in summary["claims"]:
         came = "came out" if claim["holds"] else "DID NOT COME OUT"
         print(f"{claim['text']}: {came}, {shown(claim['difference'])}")
-    print(f"page: {write_page(folder, list(chains.values()), summary)}")
+    print(f"page: {write_page(folder, list(chains.values()), summary, rows_of(cfg))}")
 
 
 def step(chain: Chain, stage: Stage, extra: Mapping[str, Any], where: str, *, dry_run: bool) -> int:

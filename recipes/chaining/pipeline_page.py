@@ -13,10 +13,10 @@ from grpo.monitor.charts import COLOURS, Chart, Curve, points
 from grpo.monitor.evaluation_page import shown
 from grpo.monitor.markup import Cell
 from grpo.monitor.metrics import read_metrics
-from recipes.chaining.chain import Chain, Stage
+from recipes.chaining.chain import Chain
+from recipes.chaining.stage_graph import graph
 
 PAGE_FILE = "pipeline.html"
-BOX, HIGH, GAP_X, GAP_Y = 150, 40, 50, 18  # of the picture of the stages
 CURVES = (
     Chart(title="Reward", lines={"reward": "reward"}),
     Chart(title="Held-out accuracy", lines={"eval/pass@1": "pass@1"}, share=True),
@@ -25,15 +25,15 @@ CURVES = (
 )
 
 
-def write_page(folder: Path, chains: Sequence[Chain], summary: Mapping[str, Any]) -> Path:
-    """Self-contained; returns its path. The curves are the first seed's."""
+def write_page(folder: Path, chains: Sequence[Chain], summary: Mapping[str, Any], rows: Mapping[str, str]) -> Path:
+    """Self-contained; returns its path. The curves are the first seed's; `rows` as in `graph`."""
     tables = "".join(
         f"<h3>{escape(name.replace('_', ' '))}</h3>{markup.table(cells(summary[name]))}"
         for name in summary
         if name.startswith("table")
     )
     sections = (
-        ("Stages", f"<figure>{graph(chains[0].stages)}</figure>"),
+        ("Stages", f"<figure>{graph(chains[0].stages, rows)}</figure>"),
         ("Tables: means over seeds, with 95 % intervals over problems", tables),
         ("What was expected", markup.table(claim_rows(summary["claims"]))),
         ("Curves of the first seed", f'<div class="grid">{"".join(curves(chains[0]))}</div>'),
@@ -85,40 +85,3 @@ def charts_of_rewards(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> lis
     found = (name for lines in metrics.values() for line in lines for name in line)
     means = dict.fromkeys(name for name in found if name.startswith("rewards/") and name.endswith("/mean"))
     return [Chart(title=f"Reward {name.split('/')[1]}", lines={name: "mean"}) for name in means]
-
-
-def graph(stages: Sequence[Stage]) -> str:
-    """Stages as boxes, each right of what it takes from, as `<svg>` text; models from outside are boxes too."""
-    takes = {stage.name: [*stage.given, *stage.needs] for stage in stages}
-    kinds = dict.fromkeys((model for stage in stages for model in stage.given), "given")
-    kinds |= {stage.name: stage.recipe for stage in stages}
-    depth: dict[str, int] = {}
-    for name in kinds:
-        depth[name] = 1 + max((depth[need] for need in takes.get(name, ())), default=-1)
-    columns = [[name for name in kinds if depth[name] == d] for d in range(max(depth.values()) + 1)]
-    place = {
-        name: (x * (BOX + GAP_X), y * (HIGH + GAP_Y))
-        for x, column in enumerate(columns)
-        for y, name in enumerate(column)
-    }
-    arrows = [_arrow(place[need], place[name]) for name, needs in takes.items() for need in needs]
-    boxes = [_box(Path(name).name, kinds[name], *place[name]) for name in kinds]
-    width, height = len(columns) * (BOX + GAP_X), max(map(len, columns)) * (HIGH + GAP_Y)
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="stages" font-size="12" fill="currentColor">'
-        f"{''.join(arrows + boxes)}</svg>"
-    )
-
-
-def _box(name: str, kind: str, x: int, y: int) -> str:
-    return (
-        f'<rect x="{x + 1}" y="{y + 1}" width="{BOX}" height="{HIGH}" rx="6" fill="none" stroke="currentColor"/>'
-        f'<text x="{x + 9}" y="{y + 17}" font-weight="bold">{escape(name)}</text>'
-        f'<text x="{x + 9}" y="{y + 33}" opacity="0.7">{escape(kind)}</text>'
-    )
-
-
-def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    x1, y1, x2, y2 = start[0] + BOX + 1, start[1] + HIGH // 2, end[0], end[1] + HIGH // 2
-    middle = x2 - GAP_X // 2
-    return f'<path d="M{x1} {y1}C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" stroke="{COLOURS[0]}"/>'
