@@ -43,7 +43,10 @@ FACTS = {
     "tea": "Tea is made of leaves. ",
     "wool": "Wool comes from sheep. ",
 }
-NAMES = ("Ann", "Ben", "Eva", "Ida", "Jon", "Kai", "Leo", "Mia", "Tom", "Zoe")
+NAMES = (
+    *("Ada", "Ann", "Ben", "Bob", "Cem", "Dan", "Eva", "Fay", "Gus", "Ian", "Ida", "Ivy", "Jon", "Kai"),
+    *("Lea", "Leo", "Liv", "Max", "Mia", "Noa", "Oda", "Pia", "Ray", "Sam", "Tia", "Tom", "Uma", "Zoe"),
+)
 REQUESTS = (
     "Please tell me about {topic}.",
     "Can you say something about {topic}?",

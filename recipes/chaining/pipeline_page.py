@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from grpo.monitor.charts import COLOURS, Chart, Curve, points
 from grpo.monitor.evaluation_page import shown
 from grpo.monitor.markup import Cell
 from grpo.monitor.metrics import read_metrics
+from grpo.monitor.report import REPORT_FILE
 from recipes.chaining.chain import Chain
 from recipes.chaining.stage_graph import graph
+from recipes.lineage import LINEAGE
 
 PAGE_FILE = "pipeline.html"
 CURVES = (
@@ -38,8 +41,10 @@ def write_page(folder: Path, chains: Sequence[Chain], summary: Mapping[str, Any]
         ("What was expected", markup.table(claim_rows(summary["claims"]))),
         ("Curves of the first seed", f'<div class="grid">{"".join(curves(chains[0]))}</div>'),
         ("Seconds", markup.table(second_rows(summary["seconds"]))),
+        ("What the stages of the first seed counted", markup.table(count_rows(chains[0]))),
+        ("Reports of the stages", reports(folder, chains)),
     )
-    facts = f"{len(chains)} seeds, {len(chains[0].stages)} stages"
+    facts = f"seeds: {len(chains)}, stages: {len(chains[0].stages)}"
     path = folder / PAGE_FILE
     write_text_atomic(path, markup.page("The whole recipe", facts, sections))
     return path
@@ -62,6 +67,33 @@ def second_rows(seconds: Mapping[str, Mapping[str, float]]) -> list[list[Cell]]:
     names = dict.fromkeys(name for of_seed in seconds.values() for name in of_seed)
     rows: list[list[Cell]] = [[name, *(of_seed.get(name) for of_seed in seconds.values())] for name in names]
     return [["stage", *seconds], *rows]
+
+
+def count_rows(chain: Chain) -> list[list[Cell]]:
+    """What every stage's lineage says of rows, pairs, tokens and figures; tasks are in its own report."""
+    rows: list[list[Cell]] = [
+        [stage.name, name, value]
+        for stage in chain.stages
+        if (path := chain.output(stage) / LINEAGE).exists() and stage.recipe != "evaluate"
+        for name, value in numbers(json.loads(path.read_text(encoding="utf-8"))["counts"])
+    ]
+    return [["stage", "", ""], *rows] if rows else []
+
+
+def numbers(counts: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested counts, with the way to it."""
+    for key, value in counts.items():
+        if isinstance(value, Mapping) and key != "tasks":
+            yield from numbers(value, f"{name}{key} ")
+        elif isinstance(value, int | float):
+            yield f"{name}{key}", value
+
+
+def reports(folder: Path, chains: Sequence[Chain]) -> str:
+    """Links to the pages that stages wrote."""
+    pages = [chain.output(stage) / REPORT_FILE for chain in chains for stage in chain.stages]
+    names = [page.relative_to(folder).as_posix() for page in pages if page.exists()]
+    return " ".join(f'<a href="{escape(name)}">{escape(name.removesuffix(f"/{REPORT_FILE}"))}</a>' for name in names)
 
 
 def curves(chain: Chain) -> list[str]:

@@ -16,7 +16,7 @@ from rewards.rubric import Rubric
 
 TASKS = {
     "chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1},
-    "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 40},
+    "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 99},
     "simple_equations": {
         "min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 9, "operators_weights": [0.5, 0.5, 0.0],
     },
