@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from grpo import cli
 from recipes import demo
-from tests.house_rules.pages import PAGES, ROOT, TEXT, blocks
+from tests.house_rules.pages import PAGES, ROOT, TEXT, blocks, command_blocks, entry_point
 
 R1_ZERO = "recipes.r1_zero --config recipes/configs/tiny_v3/r1_zero.yaml"
 QWEN = "recipes.r1_zero --config recipes/configs/qwen2_5_1_5b"
@@ -107,15 +105,7 @@ GYM = ["--dataset_kwargs", "{size: 300, min_terms: 3, max_terms: 5, min_digits: 
 SMALL = "--problems_per_rollout 2 --num_generations 2 --max_completion_length 8 --max_steps 2 --eval_steps 0 "
 SMALL += "--eval_problems 4 --eval_samples 2 --warmup_steps 0"
 
-
-def command_blocks(page: str) -> list[list[str]]:
-    """The lines of each bash block but those under `<!-- not run in tests: reason -->`."""
-    tested = re.sub(r"<!-- not run in tests: .+ -->\n```bash\n(?s:.*?)^```$", "", TEXT[page], flags=re.MULTILINE)
-    found = [block.replace("\\\n", "").splitlines() for block in blocks(tested, "bash")]
-    return [[line for line in block if line] for block in found]
-
-
-COMMANDS = {page: [command for block in command_blocks(page) for command in block] for page in PAGES}
+COMMANDS = {page: [command for block in command_blocks(TEXT[page]) for command in block] for page in PAGES}
 RUN_HERE = {
     page: here for page in PAGES if (here := [line for line in COMMANDS[page] if line not in MAKE_SHOWS | ELSEWHERE])
 }
@@ -128,17 +118,6 @@ def as_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "problems.jsonl").write_text(blocks(TEXT["README.md"], "json")[0], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert demo.main([*SMALL.split(), *GYM]) == 0
-
-
-def entry_point(words: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
-    """The `main` that a command line calls, and its arguments. One process is started the same by both launchers."""
-    if "-m" in words:
-        at = words.index("-m") + 1
-        return import_module(words[at]).main, words[at + 1 :]
-    assert words[0].rpartition("/")[2] == "grpo", (
-        f"nothing here can run {shlex.join(words)!r}: name its test in ELSEWHERE"
-    )
-    return cli.main, words[1:]
 
 
 def run(command: str) -> None:

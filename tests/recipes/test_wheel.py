@@ -14,7 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("data", "rewards", "grpo", "recipes")
 NOT_INSTALLED = {
     Path(page)
-    for page in ("recipes/README.md", "recipes/distil.md", "rewards/README.md", "grpo/sampling/vllm/README.md")
+    for page in (
+        "recipes/README.md",
+        "recipes/distil.md",
+        "recipes/own_model.md",
+        "recipes/stages.svg",
+        "rewards/README.md",
+        "grpo/sampling/vllm/README.md",
+    )
 }
 
 pytestmark = pytest.mark.normal
@@ -54,9 +61,12 @@ def test_every_file_of_the_packages_is_in_the_wheel(installed: Path) -> None:
 
 def test_the_demo_and_the_console_script_run_from_it(installed: Path, tmp_path: Path) -> None:
     shown = run(
-        sys.executable, "-c", "import recipes.demo; print(recipes.demo.__file__); recipes.demo.main(['--dry_run'])",
-        cwd=tmp_path, PYTHONPATH=str(installed),
-    )  # fmt: skip
+        sys.executable,
+        "-c",
+        "import recipes.demo; print(recipes.demo.__file__); recipes.demo.main(['--dry_run'])",
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
+    )
     assert shown.startswith(str(installed)) and "=== plan" in shown
     assert "r1-toolkit" in run(installed / "bin" / "grpo", "version", cwd=tmp_path, PYTHONPATH=str(installed))
     assert list(tmp_path.iterdir()) == []
