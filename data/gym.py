@@ -17,6 +17,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from data.functions import named_function
 from data.gym_tasks import GOLD_IN_METADATA, OWN_SCORER_TASKS, REFUSED_TASKS, REVIEWED_TASKS, SEPARATE_TASKS
 from data.problem import DataError, Message, Problem
 from data.report import BadRow, LoadedProblems, LoadReport
@@ -41,6 +42,7 @@ def load_gym(
     size: int = DEFAULT_SIZE,
     seed: int = 0,
     heldout_share: float = 0.2,
+    split_by: str | None = None,
     template: Template = "chat",
     system_prompt: str | None = None,
     **settings: Any,
@@ -49,7 +51,9 @@ def load_gym(
 
     Item i of seed s is item i - 1 of seed s + 1 (the generators use Random(seed + index)), so two seeds share nearly
     everything. `train` and `test` are therefore told apart by a hash of the normalised question: they stay disjoint
-    for any two seeds and sizes. A repeated question is kept once. Items whose own gold answer is blank, or does not
+    for any two seeds and sizes. Where two questions can be the same problem in other words, `split_by` names a function
+    (package.module:function) from an item to text: items with the same text are on the same side. A repeated question
+    is kept once. Items whose own gold answer is blank, or does not
     score 1.0 with the package's scorer, are reported as bad rows (rewards/gym.py tries those that it judges itself,
     before a run starts). Raises `DataError` for a task that was not reviewed and for settings it does not take.
     """
@@ -58,7 +62,12 @@ def load_gym(
     first: dict[str, tuple[int, dict[str, Any]]] = {}
     for number, item in enumerate(_generate(task, size=size, seed=seed, settings=settings), 1):
         first.setdefault(_digest(item["question"]), (number, item))
-    chosen = {digest: item for digest, item in first.items() if _is_heldout(digest, heldout_share) == (split == "test")}
+    key = named_function(split_by, key="split_by") if split_by else lambda item: item["question"]
+    chosen = {
+        digest: (number, item)
+        for digest, (number, item) in first.items()
+        if _is_heldout(_digest(key(item)), heldout_share) == (split == "test")
+    }
 
     problems, bad_rows = [], []
     for digest, (number, item) in chosen.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.benchmarks import BENCHMARKS
+from data.functions import named_function
 from data.gym import load_gym
 from data.problem import DataError, Problem
 from data.readers import read_rows
@@ -18,7 +18,6 @@ from data.report import BadRow, LoadedProblems, LoadReport, describe
 from data.rows import RowError, RowFormat, to_problem
 from data.templates import Template
 
-Filter = Callable[[Problem], bool]
 Refusal = Callable[[Problem], str | None]
 
 
@@ -69,18 +68,6 @@ def load_problems(  # noqa: PLR0913 - one argument per DataConfig key, in its or
     return _checked(_filtered(loaded, filter_path), allow_bad_rows)
 
 
-def resolve_filter(path: str) -> Filter:
-    """The function that `package.module:function` names. Raises `DataError` when there is none."""
-    module, _, function = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"dataset_filter {path!r} is not package.module:function ({error})") from error
-    if not callable(found):
-        raise DataError(f"dataset_filter {path!r} is not package.module:function but a {type(found).__name__}")
-    return found
-
-
 def _load_rows(
     name: str, fmt: RowFormat, make: Callable[..., Problem], refuse: Refusal, *, config: str | None, split: str
 ) -> LoadedProblems:
@@ -126,7 +113,7 @@ def _without_conflicts(made: Sequence[tuple[str, Problem]]) -> tuple[list[Proble
 def _filtered(loaded: LoadedProblems, path: str | None) -> LoadedProblems:
     if path is None:
         return loaded
-    wanted = resolve_filter(path)
+    wanted = named_function(path, key="dataset_filter")
     kept = [problem for problem in loaded.problems if wanted(problem)]
     report = replace(loaded.report, kept=len(kept), filtered=len(loaded.problems) - len(kept), filter_path=path)
     return LoadedProblems(problems=kept, report=report)

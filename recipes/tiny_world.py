@@ -6,6 +6,7 @@ that mix them, as R1-Zero does, until something asks for one language.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +113,13 @@ def worked(problem: Problem) -> Worked | None:
 def known(problem: Problem) -> bool:
     """For `dataset_filter`: whether the problem is one of this world."""
     return worked(problem) is not None
+
+
+def same_work(item: Mapping[str, Any]) -> str:
+    """For `split_by`: 66 and 45 are 45 and 66, and one equation can be asked for with any letter and in many words, so
+    what must be worked out tells training and held-out problems apart."""
+    task = WORKED[item["metadata"]["source_dataset"]](item["metadata"])
+    return item["question"] if task is None else json.dumps(task.steps)
 
 
 def careful(task: Worked, words: Sequence[str]) -> str:

@@ -49,7 +49,7 @@ class SourceConfig:
     # gym:<task>, gsm8k:<path or Hub id>, a .jsonl, .json or .parquet file, or a Hub id
     dataset_name: str | None = None
     dataset_config: str | None = None  # name of a configuration of a Hub data set
-    # gym: the task's own settings, and size, seed, heldout_share
+    # gym: the task's own settings, and size, seed, heldout_share, split_by
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     # package.module:function, Problem -> bool; what it refuses is left out and counted
     dataset_filter: str | None = None

@@ -160,3 +160,25 @@ def test_settings_the_task_does_not_take(settings):
 def test_only_two_splits():
     with pytest.raises(DataError, match="train and test"):
         load_gym("chain_sum", split="validation")
+
+
+def in_either_order(item: dict) -> str:
+    return str(sorted(item["metadata"]["numbers"]))
+
+
+def test_problems_that_are_the_same_in_other_words_fall_on_one_side_where_split_by_says_which():
+    pairs = {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 20, "size": 2000, "seed": 1}
+
+    def sides(**kwargs) -> tuple[set[str], set[str]]:
+        train, test = (load_gym("gcd", split=split, **pairs, **kwargs).problems for split in ("train", "test"))
+        return tuple({in_either_order(problem.columns["gym_entry"]) for problem in side} for side in (train, test))
+
+    train, test = sides()
+    assert len(train & test) > 20  # 12 and 18, 18 and 12
+    train, test = sides(split_by=f"{__name__}:in_either_order")
+    assert train and test and not train & test
+
+
+def test_a_split_by_that_names_nothing_is_told():
+    with pytest.raises(DataError, match=r"split_by 'recipes.nowhere:at_all' is not package.module:function"):
+        load_gym("gcd", size=5, split_by="recipes.nowhere:at_all")

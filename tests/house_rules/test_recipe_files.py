@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from data.sources import resolve_filter
+from data.functions import named_function
 from grpo.config.parse import parse_flat, parse_run_config
 from grpo.errors import ConfigError
 from grpo.scoring import build_rubric
@@ -88,7 +88,7 @@ def test_a_config_names_its_command_and_the_commands_parser_takes_it(path: Path)
         parse = PARSERS.get(recipe) or import_module(f"recipes.{recipe}").parse
         config = parse(["--config", str(path), *blanks(path)])
         if name := getattr(getattr(config, "data", None), "dataset_filter", None):
-            resolve_filter(name)
+            named_function(name, key="dataset_filter")
 
 
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=relative)

@@ -117,3 +117,17 @@ def test_the_files_of_the_general_task(tmp_path: Path) -> None:
     assert not train & test and train | test == TOPICS.keys() and 0.15 < len(test) / len(train | test) < 0.25
     assert len(rows["pairs_train"]) == 40 and {row["prompt"] for row in rows["pairs_test"]} <= test
     assert all(row.keys() == {"prompt", "chosen", "rejected"} for row in rows["pairs_train"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_held_out_problem_was_worked_out_in_training(task: str) -> None:
+    """The same numbers in another order, the same equation with another letter."""
+    kwargs = {"size": 3000, "seed": 3, **TASKS[task]}
+
+    def works(split: str, **more: str) -> set[str]:
+        found = load_problems(f"gym:{task}", split=split, kwargs=kwargs | more, filter_path="recipes.tiny_world:known")
+        return {json.dumps(worked(problem).steps) for problem in found.problems}
+
+    split_by = {"split_by": "recipes.tiny_world:same_work"}
+    assert works("test", **split_by) and not works("train", **split_by) & works("test", **split_by)
+    assert bool(works("train") & works("test")) is (task != "chain_sum")
