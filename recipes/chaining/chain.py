@@ -24,6 +24,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
+from data.readers import FILE_TYPES
 from grpo.config.coerce import dump_yaml, nearest
 from grpo.errors import CheckpointError, ConfigError
 from grpo.files import write_json_atomic, write_text_atomic
@@ -83,10 +84,16 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def files_of(text: str) -> list[str]:
-    """Fingerprints of the files or folders that a key's value names (`{split}` stands for any part); else none."""
-    if os.sep not in text:  # a word is a name, even where a file happens to be called so
-        return []
-    return [fingerprint_of(path) for path in sorted(glob(escape(text).replace("{split}", "*")))]
+    """Fingerprints of the files or folders that a key's value names (`{split}` stands for any part), also with a word
+    before or behind a colon, as in `gsm8k:rows.jsonl` and `rewards.py:mine`; else none."""
+    named = [name for name in dict.fromkeys([text, *text.split(":", 1)]) if _is_path(name)]
+    paths = (path for name in named for path in sorted(glob(escape(name).replace("{split}", "*"))))
+    return [fingerprint_of(path) for path in paths]
+
+
+def _is_path(text: str) -> bool:
+    """Any other word is a name, even where a file or folder happens to be called so."""
+    return os.sep in text or Path(text).suffix in (*FILE_TYPES, ".py")
 
 
 def in_order(stages: Sequence[Stage]) -> list[Stage]:

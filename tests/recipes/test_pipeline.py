@@ -114,15 +114,40 @@ def test_a_slip_is_told_before_anything_runs(
     assert not list(tmp_path.rglob("stages"))
 
 
-def test_a_stage_is_another_when_a_file_it_reads_has_changed(tmp_path: Path) -> None:
-    rows, other = tmp_path / "rows_train.jsonl", tmp_path / "rows_[x].jsonl"
-    keys = {"dataset_name": str(tmp_path / "rows_{split}.jsonl"), "list": [{"dataset_name": str(other)}]}
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("{here}/rows_{{split}}.jsonl", "rows_train.jsonl"),
+        ("{here}/rows_[x].jsonl", "rows_[x].jsonl"),
+        ("traces.jsonl", "traces.jsonl"),
+        ("problems_{{split}}.parquet", "problems_test.parquet"),
+        ("gsm8k:gsm8k_train.jsonl", "gsm8k_train.jsonl"),
+        ("math500:{here}/math.csv", "math.csv"),
+        ("mine.py:reward", "mine.py"),
+    ],
+)
+def test_a_stage_is_another_when_a_file_it_reads_has_changed(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = {"list": [{"dataset_name": name.format(here=tmp_path)}]}
     chain = Chain(folder=tmp_path, stages=[stage := Stage(name="sft", recipe="cold_start_sft", keys=keys)])
-    seen = []
-    for path, text in ((rows, "1"), (rows, "2"), (rows, "2"), (other, "1"), (other, "2")):
-        path.write_text(text)
+    seen = [chain.identity(stage)]
+    for seconds, text in enumerate(("1", "2", "2")):
+        Path(file).write_text(text)
+        os.utime(file, (seconds, seconds))
         seen.append(chain.identity(stage))
-    assert seen[1] == seen[2] and len(set(seen)) == 4
+    assert seen[2] == seen[3] and len(set(seen)) == 3
+
+
+def test_a_word_is_a_name_even_where_something_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage = Stage(name="rl", recipe="r1_zero", keys={"sampler": "fast", "dataset_name": "gym:gcd"})
+    chain = Chain(folder=tmp_path, stages=[stage])
+    before = chain.identity(stage)
+    for name in ("fast", "gcd"):
+        Path(name).write_text("1")
+    assert chain.identity(stage) == before
 
 
 def processes_of(folder: Path) -> list[int]:
