@@ -21,6 +21,7 @@ from grpo.errors import ConfigError
 from grpo.files import write_json_atomic, write_text_atomic
 from grpo.monitor.evaluation_page import shown
 from grpo.setup import versions
+from recipes.chaining.accounts import counts, sampled_tokens
 from recipes.chaining.chain import Chain, Stage, in_order, mapped
 from recipes.chaining.pipeline_page import cells, write_page
 from recipes.chaining.stage_graph import ON_PAPER, graph
@@ -145,6 +146,8 @@ def summarise(
     summary |= {
         "claims": [judged(claim, models, columns) for claim in claims],
         "seconds": {f"seed {seed}": chain.seconds() for seed, chain in chains.items()},
+        "sampled_tokens": {f"seed {seed}": sampled_tokens(chain) for seed, chain in chains.items()},
+        "counts": {f"seed {seed}": counts(chain) for seed, chain in chains.items()},
         "versions": versions(),
     }
     folder = Path(cfg.output_dir)

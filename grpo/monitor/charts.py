@@ -77,12 +77,13 @@ def ticks(low: float, high: float, *, about: int = 5, whole: bool = False) -> li
 
 
 def svg(title: str, curves: Sequence[Curve], *, share: bool = False, marks: Marks = MappingProxyType({})) -> str:
-    """The curves as `<svg>` text, x: updates. share: values from 0 to 1, shown as per cent. marks: dashed lines where
-    something changed."""
-    steps = _extent([step for curve in curves for step in curve.steps])
+    """The curves as `<svg>` text, x: updates, or what is no whole number. share: values from 0 to 1, shown as per cent.
+    marks: dashed lines where something changed."""
+    places = [step for curve in curves for step in curve.steps]
+    steps, whole = _extent(places), all(step == int(step) for step in places)
     values = (0.0, 1.0) if share else _extent([value for curve in curves for value in curve.values])
     lines = [line for curve in curves for line in _curve(curve, steps, values)]
-    return _svg(title, HEIGHT, [*_grid(steps, values, share=share), *_marks(marks, steps), *lines])
+    return _svg(title, HEIGHT, [*_grid(steps, values, share=share, whole=whole), *_marks(marks, steps), *lines])
 
 
 def histogram(title: str, right: Sequence[int], others: Sequence[int]) -> str:
@@ -140,13 +141,13 @@ def _y(value: float, values: Range) -> float:
     return round(BOTTOM - (BOTTOM - TOP) * (value - values[0]) / (values[1] - values[0]), 1)
 
 
-def _grid(steps: Range, values: Range, *, share: bool) -> list[str]:
+def _grid(steps: Range, values: Range, *, share: bool, whole: bool = True) -> list[str]:
     parts = [f'<path d="M{LEFT:g} {BOTTOM:g}H{RIGHT:g}" stroke="currentColor" opacity="0.6"/>']
     for value in ticks(*values):
         y, label = _y(value, values), f"{value:.0%}" if share else f"{value:g}"
         parts.append(f'<path d="M{LEFT:g} {y:g}H{RIGHT:g}" stroke="currentColor" opacity="0.15"/>')
         parts.append(f'<text x="{LEFT - 6:g}" y="{y + 4:g}" text-anchor="end">{label}</text>')
-    for step in ticks(*steps, about=6, whole=True):
+    for step in ticks(*steps, about=6, whole=whole):
         parts.append(f'<text x="{_x(step, steps):g}" y="{BOTTOM + 18:g}" text-anchor="middle">{step:g}</text>')
     return parts
 

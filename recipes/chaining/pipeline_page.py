@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from grpo.files import write_text_atomic
 from grpo.monitor import markup
-from grpo.monitor.charts import COLOURS, Chart, Curve, points
+from grpo.monitor.charts import COLOURS, Chart, Curve, moving_average, points
 from grpo.monitor.evaluation_page import shown
 from grpo.monitor.markup import Cell
 from grpo.monitor.metrics import read_metrics
 from grpo.monitor.report import REPORT_FILE
-from recipes.chaining.chain import Chain
+from recipes.chaining.chain import Chain, Stage
 from recipes.chaining.stage_graph import graph
-from recipes.lineage import LINEAGE
 
 PAGE_FILE = "pipeline.html"
+PLACES = 25  # of a curve of one reward against another
 CURVES = (
     Chart(title="Reward", lines={"reward": "reward"}),
     Chart(title="Held-out accuracy", lines={"eval/pass@1": "pass@1"}, share=True),
@@ -40,8 +39,9 @@ def write_page(folder: Path, chains: Sequence[Chain], summary: Mapping[str, Any]
         ("Tables: means over seeds, with 95 % intervals over problems", tables),
         ("What was expected", markup.table(claim_rows(summary["claims"]))),
         ("Curves of the first seed", f'<div class="grid">{"".join(curves(chains[0]))}</div>'),
-        ("Seconds", markup.table(second_rows(summary["seconds"]))),
-        ("What the stages of the first seed counted", markup.table(count_rows(chains[0]))),
+        ("Seconds", markup.table(stage_rows(summary["seconds"]))),
+        ("Tokens sampled in reinforcement", markup.table(stage_rows(summary["sampled_tokens"]))),
+        ("What the stages of the first seed counted", markup.table(count_rows(next(iter(summary["counts"].values()))))),
         ("Reports of the stages", reports(folder, chains)),
     )
     facts = f"seeds: {len(chains)}, stages: {len(chains[0].stages)}"
@@ -63,30 +63,16 @@ def claim_rows(claims: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
     return [["", "measured", "came out"], *rows] if rows else []
 
 
-def second_rows(seconds: Mapping[str, Mapping[str, float]]) -> list[list[Cell]]:
-    names = dict.fromkeys(name for of_seed in seconds.values() for name in of_seed)
-    rows: list[list[Cell]] = [[name, *(of_seed.get(name) for of_seed in seconds.values())] for name in names]
-    return [["stage", *seconds], *rows]
+def stage_rows(by_seed: Mapping[str, Mapping[str, float]]) -> list[list[Cell]]:
+    """A line for each stage, a column for each seed, and the sum."""
+    names = dict.fromkeys(name for found in by_seed.values() for name in found)
+    rows: list[list[Cell]] = [[name, *(found.get(name) for found in by_seed.values())] for name in names]
+    return [["stage", *by_seed], *rows, ["all", *(sum(found.values()) for found in by_seed.values())]]
 
 
-def count_rows(chain: Chain) -> list[list[Cell]]:
-    """What every stage's lineage says of rows, pairs, tokens and figures; tasks are in its own report."""
-    rows: list[list[Cell]] = [
-        [stage.name, name, value]
-        for stage in chain.stages
-        if (path := chain.output(stage) / LINEAGE).exists() and stage.recipe != "evaluate"
-        for name, value in numbers(json.loads(path.read_text(encoding="utf-8"))["counts"])
-    ]
+def count_rows(counts: Mapping[str, Mapping[str, float]]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = [[stage, name, value] for stage, found in counts.items() for name, value in found.items()]
     return [["stage", "", ""], *rows] if rows else []
-
-
-def numbers(counts: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in nested counts, with the way to it."""
-    for key, value in counts.items():
-        if isinstance(value, Mapping) and key != "tasks":
-            yield from numbers(value, f"{name}{key} ")
-        elif isinstance(value, int | float):
-            yield f"{name}{key}", value
 
 
 def reports(folder: Path, chains: Sequence[Chain]) -> str:
@@ -109,7 +95,7 @@ def curves(chain: Chain) -> list[str]:
         ]
         if found:
             drawn.append(markup.figure(chart, found))
-    return drawn
+    return [*drawn, *(fooled(stage, name, metrics[stage.name]) for stage in chain.stages for name in unpaid(stage))]
 
 
 def charts_of_rewards(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
@@ -117,3 +103,21 @@ def charts_of_rewards(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> lis
     found = (name for lines in metrics.values() for line in lines for name in line)
     means = dict.fromkeys(name for name in found if name.startswith("rewards/") and name.endswith("/mean"))
     return [Chart(title=f"Reward {name.split('/')[1]}", lines={name: "mean"}) for name in means]
+
+
+def unpaid(stage: Stage) -> list[str]:
+    """Rewards that a reinforcing stage measures and does not pay."""
+    given = stage.keys.get("reward_funcs", ()) if "max_steps" in stage.keys else ()
+    return [spec["name"].rpartition(":")[2] for spec in given if isinstance(spec, Mapping) and spec.get("weight") == 0]
+
+
+def fooled(stage: Stage, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The unpaid reward against the one that is paid, update by update: where it turns down, the paid one is fooled."""
+    metric = f"rewards/{name}/mean"
+    both = [(line["reward"], line[metric]) for line in metrics if line.get(metric) is not None]
+    if not both:
+        return ""
+    width = 2 * (len(both) // PLACES) + 1
+    paid, true = (moving_average(values, width)[:: max(1, width // 2)] for values in zip(*both, strict=True))
+    chart = Chart(title=f"{stage.name}: {name} (up), which is not paid, against what is", lines={metric: name})
+    return markup.figure(chart, [Curve(label=stage.name, colour=COLOURS[0], steps=paid, values=true)])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
 
 from grpo.errors import ConfigError
 from grpo.monitor.samples import Result
+from recipes.chaining.chain import Stage
+from recipes.chaining.pipeline_page import fooled, unpaid
 from recipes.chaining.tables import Claim, Column, every_column, figures, judged
 
 COLUMNS = {
@@ -86,7 +90,26 @@ def test_the_difference_is_paired() -> None:
     """Problems differ by far more than the models do, and still the interval is narrow."""
     by_one = [{"sums": results("sums", [0, 1, 2, 3])}], [{"sums": results("sums", [1, 2, 3, 4])}]
     found = judged(Claim(better="b", worse="a", column="sums"), dict(zip(("a", "b"), by_one, strict=True)), COLUMNS)
-    assert found["difference"] == {"mean": 0.25, "low": 0.25, "high": 0.25}
+    assert found["difference"] == {"mean": 0.25, "low": 0.25, "high": 0.25, "per_seed": [0.25]}
+
+
+def test_a_claim_must_hold_in_every_seed() -> None:
+    weak = [{"sums": results("sums", [1] * 40)}, {"sums": results("sums", [1] * 40)}]
+    strong = [{"sums": results("sums", [4] * 40)}, {"sums": results("sums", [0] * 40)}]
+    claim = Claim(better="strong", worse="weak", column="sums")
+    found = judged(claim, {"weak": weak, "strong": strong}, COLUMNS)
+    assert found["difference"] == {"mean": 0.25, "low": 0.25, "high": 0.25, "per_seed": [0.75, -0.25]}
+    assert not found["holds"]
+
+
+def test_problems_are_paired_by_what_they_are_not_by_their_place() -> None:
+    same = {"sums": results("sums", [1, 2, 3])}
+    turned = {"sums": same["sums"][::-1]}
+    claim = Claim(better="b", worse="a", column="sums")
+    assert judged(claim, {"a": [same], "b": [turned]}, COLUMNS)["difference"]["high"] == 0
+    others = {"sums": [replace(result, problem_id=f"another {result.problem_id}") for result in same["sums"]]}
+    with pytest.raises(ConfigError, match="b and a were not asked the same problems in sums"):
+        judged(claim, {"a": [same], "b": [others]}, COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +123,18 @@ def test_the_difference_is_paired() -> None:
 def test_a_claim_about_nothing_is_told(claim: Claim, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         judged(claim, {"weak": WEAK, "strong": STRONG}, COLUMNS)
+
+
+def test_the_page_draws_what_is_not_paid_against_what_is() -> None:
+    """A paid reward that rises to the end, and a true one that turns down on the way."""
+    rewards = ["accuracy", {"name": "model"}, {"name": "tests.rewards:truth", "weight": 0}]
+    stage = Stage(name="push", recipe="all_scenarios_rl", keys={"reward_funcs": rewards, "max_steps": 100})
+    assert unpaid(stage) == ["truth"]
+    assert unpaid(Stage(name="rows", recipe="rejection_sampling", keys={"reward_funcs": rewards})) == []
+    lines = [{"step": s, "reward": s / 10, "rewards/truth/mean": 1 - abs(s - 40) / 60} for s in range(100)]
+    drawn = fooled(stage, "truth", lines)
+    places = re.search(r'<polyline points="([^"]*)"', drawn)[1].split()
+    xs, ys = zip(*(map(float, place.split(",")) for place in places), strict=True)
+    assert list(xs) == sorted(xs)
+    assert 0.3 < ys.index(min(ys)) / len(ys) < 0.5  # on a page up is less
+    assert fooled(stage, "truth", [{"step": 0, "reward": 0.0}]) == ""

@@ -35,7 +35,7 @@ CUT: dict[str, dict[str, Any]] = {
     "distill_on_policy": {"max_steps": 2, "per_device_train_batch_size": 8},
 }
 ROWS_A = ["Base", "R1-Zero", "Dev1", "Dev2", "Dev3", "R1"]
-ROWS_B = ["Student", "Student by RL", "Student by SFT", "Student on-policy"]
+ROWS_B = ["Student", "Student by RL", "Student by SFT", "SFT, then on-policy"]
 
 
 def cut_down(folder: Path) -> list[str]:
@@ -83,4 +83,4 @@ def test_the_whole_chain_killed_in_the_middle_and_gone_on_with(tmp_path: Path, m
     assert len(summary["claims"]) == len(load_yaml(SHIPPED.read_text(encoding="utf-8"))["claims"])
     assert len(summary["seconds"]["seed 0"]) == len(list(stages.glob("*.json")))
     page = (tmp_path / "run" / "pipeline.html").read_text()
-    assert all(word in page for word in ("world_base", "preference_hacking", "Reward manners", "Student on-policy"))
+    assert all(word in page for word in ("world_base", "preference_hacking", "Reward manners", "SFT, then on-policy"))
