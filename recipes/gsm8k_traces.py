@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from data.sources import load_problems
 from grpo.config.parse import parse_flat
 from grpo.errors import ConfigError
 from recipes.command import exit_code
+from recipes.lineage import write_lineage
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 
@@ -43,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert(cfg: TracesConfig) -> int:
     """Writes one shard. Raises DataError for rows that are not GSM8K's, ConfigError where rows are already."""
+    began = time.monotonic()
     writer = ShardWriter(Path(cfg.output_dir), conversational=cfg.prompt_template == "chat", columns={"answer": str})
     if writer.next:
         raise ConfigError(f"output_dir: {cfg.output_dir} already holds rows: give another one")
@@ -51,6 +54,14 @@ def convert(cfg: TracesConfig) -> int:
     )
     problems = loaded.problems[: cfg.rows]
     path = writer.write(map(trace, problems), state={"rows": len(problems)})
+    write_lineage(
+        cfg.output_dir,
+        stage="gsm8k_traces",
+        inputs={"problems": cfg.dataset_name.removeprefix("gsm8k:")},
+        config=cfg,
+        seconds=time.monotonic() - began,
+        counts={"rows": len(problems)},
+    )
     print(f"{loaded.report}\n{len(problems):,} traces in {path}")
     return 0
 

@@ -10,9 +10,10 @@ checkpoint is sampled and judged at once by `recipes.rejection_sampling`.
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +25,11 @@ from data.problem import Problem
 from grpo.checkpoint.runlock import RunLock
 from grpo.config import SourceConfig
 from grpo.config.parse import parse_flat, to_flat
-from grpo.errors import CheckpointError, ConfigError
+from grpo.errors import CheckpointError, ConfigError, DataError, EndpointError
 from grpo.sampling.endpoint import Answer, Endpoint
 from grpo.setup import load_source
 from recipes.command import exit_code
+from recipes.lineage import write_lineage
 
 # Place, speed and access: other values ask for the same traces.
 FREE_KEYS = {"output_dir", "resume", "teacher_url", "teacher_api_key_env", "teacher_timeout", "teacher_concurrency"}
@@ -71,9 +73,24 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(lambda: collect(parse_flat(given, TeacherTracesConfig)))
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """What the newest shard knows: the first `done` problems were asked, and those at `failed` have no answer yet.
+    fates: of the answers of the others, and how many each had."""
+
+    done: int = 0
+    failed: list[int] = field(default_factory=list)
+    fates: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.fates = Counter(self.fates)
+
+
 def collect(cfg: TeacherTracesConfig) -> int:
     """Ask for what is not there yet. Raises EndpointError before any work where the server does not answer for the
-    model, and when it is lost on the way; ConfigError, CheckpointError where the folder holds something else."""
+    model, when it is lost on the way, and at the end where it left problems unanswered; DataError where no answer could
+    be kept; ConfigError, CheckpointError where the folder holds something else."""
+    began = time.monotonic()
     with RunLock(Path(cfg.folder.output_dir)):
         problems = _problems(cfg.data)
         identity = {key: value for key, value in to_flat(cfg).items() if key not in FREE_KEYS}
@@ -81,19 +98,48 @@ def collect(cfg: TeacherTracesConfig) -> int:
         writer = ShardWriter(
             cfg.folder.output_dir, conversational=not isinstance(problems[0].prompt, str), columns={"answer": str}
         )
-        done = _done(writer, cfg.folder, identity)
+        progress = _progress(writer, cfg.folder, identity)
+        left = [*progress.failed, *range(progress.done, len(problems))]
         endpoint = _endpoint(cfg.teacher)
-        if done < len(problems):
+        if left:
             endpoint.check(problems[0].prompt)
-        fates: Counter[str] = Counter()
-        with tqdm(total=len(problems), initial=done, desc="asking", unit=" problems") as bar:
-            for start in range(done, len(problems), cfg.folder.problems_per_shard):
-                part = problems[start : start + cfg.folder.problems_per_shard]
-                rows = _asked(part, endpoint, cfg, fates)
-                writer.write(rows, state={"identity": identity, "done": start + len(part)})
+        with tqdm(total=len(problems), initial=len(problems) - len(left), desc="asking", unit=" problems") as bar:
+            for start in range(0, len(left), cfg.folder.problems_per_shard):
+                part = left[start : start + cfg.folder.problems_per_shard]
+                rows = _asked(problems, part, endpoint, cfg, progress)
+                writer.write(rows, state={"identity": identity, **vars(progress)})
                 bar.update(len(part))
-        print(f"{sum(fates.values()):,} answers: {', '.join(f'{n:,} {fate}' for fate, n in fates.most_common())}")
+        finish(cfg, progress, identity["problems"], time.monotonic() - began)
     return 0
+
+
+def finish(cfg: TeacherTracesConfig, progress: Progress, problems: str, seconds: float) -> None:
+    """Lineage, and what became of all answers, those before a resume included. `problems`: their fingerprint."""
+    write_lineage(
+        cfg.folder.output_dir,
+        stage="teacher_traces",
+        inputs={"teacher": cfg.teacher.teacher_model, "problems": str(cfg.data.dataset_name)},
+        config=cfg,
+        seconds=seconds,
+        counts={
+            "problems": progress.done,
+            "unanswered": len(progress.failed),
+            **progress.fates,
+            "problems_sha256": problems,
+        },
+    )
+    fates = ", ".join(f"{n:,} {fate}" for fate, n in progress.fates.most_common())
+    print(f"{progress.fates.total():,} answers: {fates or 'none'}", flush=True)
+    if progress.failed:
+        raise EndpointError(
+            f"{len(progress.failed)} of {progress.done} problems have no answer from the server (see above). What came "
+            "is stored: run the same command with `--resume auto` to ask for the rest"
+        )
+    if not progress.fates["kept"]:
+        raise DataError(
+            f"no answer could be kept: {fates}. Raise max_completion_length where they are cut off, and see what the "
+            "server says where they are empty"
+        )
 
 
 def _problems(data: SourceConfig) -> list[Problem]:
@@ -104,21 +150,22 @@ def _problems(data: SourceConfig) -> list[Problem]:
     return loaded.problems
 
 
-def _done(writer: ShardWriter, cfg: TracesFolderConfig, identity: Mapping[str, Any]) -> int:
-    """Problems that the folder holds already."""
+def _progress(writer: ShardWriter, cfg: TracesFolderConfig, identity: Mapping[str, Any]) -> Progress:
+    """How far the folder is."""
     if writer.state is None:
         if cfg.resume == "must":
             raise CheckpointError(f"resume: must, but {cfg.output_dir} holds no traces")
-        return 0
+        return Progress()
     if cfg.resume == "never":
         raise ConfigError(f"{cfg.output_dir} already holds rows: set `resume: auto` to go on, or another output_dir")
-    then = writer.state.get("identity", {})
-    changed = [key for key in sorted(then.keys() | identity.keys()) if then.get(key) != identity.get(key)]
+    then = dict(writer.state)
+    before = then.pop("identity")
+    changed = [key for key in sorted(before.keys() | identity.keys()) if before.get(key) != identity.get(key)]
     if changed:
         raise CheckpointError(
             f"{cfg.output_dir} holds rows of another {', '.join(changed)}: set it back, or give another output_dir"
         )
-    return int(writer.state["done"])
+    return Progress(**then)
 
 
 def _endpoint(cfg: TeacherConfig) -> Endpoint:
@@ -132,30 +179,40 @@ def _endpoint(cfg: TeacherConfig) -> Endpoint:
 
 
 def _asked(
-    problems: Sequence[Problem], endpoint: Endpoint, cfg: TeacherTracesConfig, fates: Counter[str]
+    problems: Sequence[Problem], part: Sequence[int], endpoint: Endpoint, cfg: TeacherTracesConfig, progress: Progress
 ) -> list[Conversation]:
-    """The rows of a shard, in the problems' order; a request's seed depends on its problem, not on what is done."""
+    """The rows of a shard, in the problems' order, and `progress` behind it; a request's seed depends on its problem,
+    not on what is done. A problem of which a request failed leaves no row, and is asked again as a whole. Raises
+    EndpointError where the server is lost."""
     teacher = cfg.teacher
     answers = endpoint.answers(
-        [problem.prompt for problem in problems],
+        [problems[number].prompt for number in part],
         n=teacher.num_generations,
         temperature=teacher.temperature,
         top_p=teacher.top_p,
         max_tokens=teacher.max_completion_length,
         seed=cfg.folder.seed,
     )
-    rows = []
-    for index, texts in sorted(answers, key=lambda answered: answered[0]):
-        for number, answer in enumerate(texts):
-            fates[_fate(answer)] += 1
-            if _fate(answer) == "kept":
-                rows.append(_row(problems[index], answer, number, teacher))
-    return rows
+    received = {part[index]: texts for index, texts in sorted(answers, key=lambda answered: answered[0])}
+    errors = {number: [text.error for text in texts if text.error is not None] for number, texts in received.items()}
+    failed = [number for number in part if errors[number]]
+    if failed:
+        endpoint.check(problems[0].prompt)
+    for number in failed:
+        print(f"{problems[number].id}: no answer ({errors[number][0]})", flush=True)
+    progress.done = max(progress.done, part[-1] + 1)
+    progress.failed = sorted({*progress.failed} - {*part} | {*failed})
+    whole = [(problems[number], texts) for number, texts in received.items() if not errors[number]]
+    progress.fates.update(_fate(answer) for _, texts in whole for answer in texts)
+    return [
+        _row(problem, answer, number, teacher)
+        for problem, texts in whole
+        for number, answer in enumerate(texts)
+        if _fate(answer) == "kept"
+    ]
 
 
 def _fate(answer: Answer) -> str:
-    if answer.error is not None:
-        return "failed"
     return "cut off" if answer.finish_reason == "length" else "kept" if answer.text.strip() else "empty"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from grpo.config import AdapterConfig, ModelConfig
 from grpo.monitor.completions import read_completions
 from grpo.monitor.metrics import read_metrics
 from grpo.policy.load import load_policy
-from recipes import r1_zero
+from recipes import gsm8k_traces, r1_zero
+from recipes.lineage import fingerprint_of
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "--config recipes/configs/tiny_v3/gsm8k_smoke.yaml --dataset_name gsm8k:path/to/gsm8k_train.jsonl"
@@ -51,3 +53,14 @@ def test_three_real_updates(
     before, after = dict(start.named_parameters()), dict(end.named_parameters())
     assert before.keys() == after.keys()
     assert [name for name in before if before[name].equal(after[name])] == []
+
+
+def test_traces_say_what_they_were_made_from(tmp_path: Path) -> None:
+    path, rows = tmp_path / "train.jsonl", tmp_path / "rows"
+    path.write_text(json.dumps({"question": "1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}))
+    assert gsm8k_traces.main(f"--dataset_name gsm8k:{path} --output_dir {rows}".split()) == 0
+    lineage = json.loads((rows / "lineage.json").read_text())
+    assert lineage["inputs"] == {"problems": {"name": str(path), "sha256": fingerprint_of(path)}}
+    assert (lineage["stage"], lineage["counts"], lineage["config"]["dataset_name"]) == (
+        "gsm8k_traces", {"rows": 1}, f"gsm8k:{path}",
+    )  # fmt: skip
