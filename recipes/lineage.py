@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,5 +71,12 @@ def _fingerprint_or_none(name: str | Path) -> str | None:
 
 
 def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_once(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_once(path: Path, size: int, mtime_ns: int) -> str:
+    """A chain asks after the same weights again and again; size and time say whether they still are the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -102,9 +102,24 @@ def pipeline(cfg: PipelineConfig) -> int:
             code = step(chain, stage, extra_keys(stage, seed), where, dry_run=cfg.dry_run)
             if code:
                 return code
-    if all(chain.is_done(stage.name) for chain in chains.values() for stage in stages) and not cfg.dry_run:
+    if cfg.dry_run:
+        return 0
+    if old := not_current(chains):
+        print(f"no tables are written, for these stages are not as the file says: {', '.join(old)}")
+    else:
         summarise(cfg, chains, claims, columns)
     return 0
+
+
+def not_current(chains: Mapping[int, Chain]) -> list[str]:
+    """Every stage that would have to run; those that only wait for one aside."""
+    standings = (
+        (f"seed {seed}, {stage.name}", chain.standing(stage))
+        for seed, chain in chains.items()
+        for stage in chain.stages
+        if not chain.waits(stage)
+    )
+    return [f"{where}: {standing}" for where, standing in standings if standing != "done"]
 
 
 def evaluated(cfg: PipelineConfig) -> dict[str, Any]:
@@ -163,14 +178,13 @@ def summarise(
 
 def step(chain: Chain, stage: Stage, extra: Mapping[str, Any], where: str, *, dry_run: bool) -> int:
     """One stage, unless it is done; says what it takes from which, and how it is run."""
-    waits = [need for need in stage.needs if not chain.is_done(need)]
-    standing = f"waits for {', '.join(waits)}" if waits else chain.standing(stage)
+    standing = chain.standing(stage)
     inputs = [*(Path(model).name for model in stage.given), *stage.needs]
     takes = f" <- {', '.join(inputs)}" if inputs else ""
     print(f"=== {where}: {stage.name} ({stage.recipe}){takes}: {standing}", flush=True)
     if dry_run or standing == "done":
         return 0
-    if waits:
+    if chain.waits(stage):
         raise ConfigError(f"{stage.name} {standing}: run these first, without --from, or with an earlier one")
     code = chain.run(stage, extra)
     if code:

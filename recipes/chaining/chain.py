@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from glob import escape, glob
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from data.readers import FILE_TYPES
 from grpo.config.coerce import dump_yaml, nearest
@@ -34,7 +34,6 @@ from recipes.lineage import fingerprint_of
 REFERENCE = re.compile(r"\$(\w+)(/.*)?")
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 OF_A_LAUNCHER = re.compile(r"RANK|WORLD_SIZE|LOCAL_\w+|GROUP_\w+|ROLE_\w+|MASTER_\w+|TORCHELASTIC_\w+|ACCELERATE_\w+")
-Standing = Literal["done", "to resume", "changed", "to run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +153,14 @@ class Chain:
         keys = mapped(stage.keys, content)
         return hashlib.sha256(json.dumps([stage.recipe, keys], sort_keys=True).encode()).hexdigest()
 
-    def standing(self, stage: Stage) -> Standing:
-        """Meaningful once all that the stage needs is done."""
+    def waits(self, stage: Stage) -> list[str]:
+        """What the stage needs and is not finished."""
+        return [need for need in stage.needs if not self.is_done(need)]
+
+    def standing(self, stage: Stage) -> str:
+        """done, to resume, changed, to run, or what it waits for."""
+        if waits := self.waits(stage):
+            return f"waits for {', '.join(waits)}"
         if not (record := self.record(stage)):
             return "to run"
         if record["identity"] != self.identity(stage):
@@ -172,7 +177,8 @@ class Chain:
         return {stage.name: self.record(stage)["spent"] for stage in self.stages if self.is_done(stage.name)}
 
     def record(self, stage: Stage) -> dict[str, Any]:
-        """What is known of a stage that was begun: identity, needs, seconds (None: not finished); else empty."""
+        """What is known of a stage that was begun: recipe, identity, needs, seconds (None: not finished), spent (by all
+        attempts), began (when the one did whose end was not seen); else empty."""
         path = self._note(stage, "json")
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -183,11 +189,11 @@ class Chain:
         if standing == "changed" and self.output(stage).exists():
             print(f"what it made before is kept in {set_aside(self.output(stage))}", flush=True)
         known = {"recipe": stage.recipe, "identity": identity, "needs": stage.needs}
-        spent = self.record(stage).get("spent", 0.0) if standing == "to resume" else 0.0
+        spent = self.spent(stage) if standing == "to resume" else 0.0
         keys = mapped(stage.keys, self.place) | {"output_dir": str(self.output(stage)), **extra}
         self._note(stage, "yaml").parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(self._note(stage, "yaml"), dump_yaml(keys))
-        write_json_atomic(self._note(stage, "json"), known | {"seconds": None, "spent": spent})
+        write_json_atomic(self._note(stage, "json"), known | {"seconds": None, "spent": spent, "began": time.time()})
         began = time.monotonic()
         code = child(self.command(stage))
         spent += time.monotonic() - began
@@ -197,6 +203,14 @@ class Chain:
             self._note(stage, "json"), known | {"seconds": None if code else round(spent, 1), "spent": round(spent, 1)}
         )
         return code
+
+    def spent(self, stage: Stage) -> float:
+        """Seconds of all attempts; one that this process did not outlive lasted until the newest file of the stage."""
+        record = self.record(stage)
+        if (began := record.get("began")) is None:
+            return record["spent"]
+        files = (path for path in self.output(stage).rglob("*") if path.is_file())
+        return record["spent"] + max([0.0, *(path.stat().st_mtime - began for path in files)])
 
     def command(self, stage: Stage) -> list[str]:
         launcher = ["-m", "accelerate.commands.launch", "--config_file", stage.launch] if stage.launch else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ def test_a_folder_is_its_names_and_contents_wherever_it_lies(tmp_path: Path) -> 
         folder(tmp_path / "f", weights="1", config="2"),
     ):
         assert fingerprint_of(changed) != before, changed
+
+
+def test_a_file_is_read_again_only_when_its_size_or_time_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+
+    def at(seconds: int, text: str) -> str:
+        file.write_text(text)
+        os.utime(file, (seconds, seconds))
+        return fingerprint_of(file)
+
+    first = at(1, "one")
+    assert at(1, "two") == first and at(1, "three") != first
+    assert at(2, "two") == hashlib.sha256(b"two").hexdigest() and at(2, "one") != first and at(3, "one") == first
 
 
 def test_nothing_there_is_an_error(tmp_path: Path) -> None:

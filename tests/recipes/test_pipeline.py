@@ -150,6 +150,45 @@ def test_a_word_is_a_name_even_where_something_is_called_so(tmp_path: Path, monk
     assert chain.identity(stage) == before
 
 
+def marked_done(chain: Chain) -> None:
+    """As if every stage had run."""
+    for done in chain.stages:
+        (chain.output(done) / done.product).mkdir(parents=True)
+        note = chain.folder / "stages" / f"{done.name}.json"
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(json.dumps({"identity": chain.identity(done), "seconds": 1.0, "spent": 1.0}))
+
+
+def test_tables_are_written_only_of_what_the_file_says_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+    monkeypatch.setattr(pipeline, "summarise", lambda *_: written.append(1))
+    stages = in_order(pipeline.wired([pipeline.to_stage(name, given, None) for name, given in STAGES.items()]))
+    marked_done(Chain(folder=tmp_path / "run" / "seed-0", stages=stages))
+    assert pipeline.main([*config(tmp_path), "--dry_run"]) == 0 and not written
+    assert pipeline.main(config(tmp_path)) == 0 and written == [1]
+    changed = {**STAGES, "r1_zero": {**STAGES["r1_zero"], "max_steps": 1}}
+    assert pipeline.main([*config(tmp_path, changed), "--to", "base"]) == 0 and written == [1]
+    assert "no tables are written" in (said := capsys.readouterr().out) and "seed 0, r1_zero: changed" in said
+
+
+def test_the_time_of_an_attempt_that_was_killed_counts_to_its_newest_file(tmp_path: Path) -> None:
+    chain = Chain(folder=tmp_path, stages=[rl := stage("rl")])
+    note = tmp_path / "stages" / "rl.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps({"spent": 5.0, "began": 1000.0}))
+    assert chain.spent(rl) == 5.0
+    for name, written in (("old", 900), ("checkpoints/step-1/model", 1030), ("checkpoints/log", 1012)):
+        file = chain.output(rl) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (written, written))
+    assert chain.spent(rl) == 35.0
+    note.write_text(json.dumps({"spent": 7.0}))
+    assert chain.spent(rl) == 7.0
+
+
 def processes_of(folder: Path) -> list[int]:
     """Those whose command line names the folder."""
     found = []
@@ -184,7 +223,7 @@ def test_killed_in_the_middle_and_run_again_it_ends_as_if_nothing_had_been(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     note = killed / "run" / "seed-0" / "stages" / "r1_zero.json"
-    assert json.loads(note.read_text())["seconds"] is None
+    assert (lost := json.loads(note.read_text()))["seconds"] is None and lost["began"] < time.time()
     base = killed / "run" / "seed-0" / "base" / "model.safetensors"
     made = base.stat().st_mtime_ns
 
@@ -192,6 +231,7 @@ def test_killed_in_the_middle_and_run_again_it_ends_as_if_nothing_had_been(
     assert pipeline.main(config(killed)) == 0
     assert "base (pretrain_tiny): done" in (said := capfd.readouterr().out) and "<- base: to resume" in said
     assert base.stat().st_mtime_ns == made
+    assert "began" not in (ended := json.loads(note.read_text())) and ended["spent"] == ended["seconds"] > 0
     ends = [
         fingerprint_of(f / "run" / "seed-0" / "r1_zero" / "final" / "model.safetensors") for f in (unbroken, killed)
     ]
