@@ -1,15 +1,19 @@
-"""Shipped settings of the sampling stages: the tiny files run, and the real small family without its weights."""
+"""Shipped settings of the sampling stages: the tiny files run, and the real families without their weights."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from transformers import AutoTokenizer, Qwen2ForCausalLM
+from transformers import AutoTokenizer
 
+from grpo.config.coerce import dump_yaml, load_yaml
 from grpo.config.parse import parse_flat
 from grpo.dry_run import meta_model
 from grpo.plan import room
@@ -18,40 +22,37 @@ from recipes.make_cold_start import ColdStartConfig
 from recipes.rejection_sampling import RejectionSamplingConfig
 from recipes.rows.sources import as_run
 from tests.house_rules.pages import TEXT, blocks
+from tests.recipes import test_real_model_configs as qwen
+from tests.recipes import test_stage_configs as families
 from tests.recipes.rows_process import report_of, rows_of
-from tests.recipes.test_real_model_configs import (
-    CUT,
-    KEY_VALUE,
-    LAYERS,
-    parameters_by_hand,
-    qwen2_config,
-    save_tokenizer,
-)
-from tests.recipes.test_sft_rows import CHATML
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+
+
+class Family(NamedTuple):
+    """sizes: see families.save_config. cached: numbers of a token, all layers. gpu: bytes of the one that the files
+    name. rows: at full length in flight, at least."""
+
+    sizes: dict[str, Any]
+    cached: int
+    gpu: float
+    rows: int
+
+
+FAMILIES = {
+    "qwen2_5_1_5b": Family(families.QWEN, cached=qwen.LAYERS * 2 * qwen.KEY_VALUE, gpu=48e9, rows=64),
+    "deepseek_v3": Family(families.MOONLIGHT, cached=27 * (512 + 64), gpu=141e9, rows=30),
+}
 STAGES: dict[str, tuple[Any, type]] = {
     "make_cold_start": (make_cold_start, ColdStartConfig),
     "rejection_sampling": (rejection_sampling, RejectionSamplingConfig),
 }
-GIB = 2**30
-
-
-def save_chat_tokenizer(folder: Path) -> int:
-    """The family's tokenizer class and chat format; how many tokens it has."""
-    tokenizer = save_tokenizer(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    return len(tokenizer)
 
 
 @pytest.fixture(scope="module")
-def cut_down(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two narrow layers and a small vocabulary, random weights."""
-    folder = tmp_path_factory.mktemp("cut_down")
-    Qwen2ForCausalLM(qwen2_config(**CUT, vocab_size=save_chat_tokenizer(folder))).save_pretrained(folder)
-    return folder
+def cut_down(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The family's folder: two narrow layers and a small vocabulary, random weights."""
+    return cache(lambda family: families.cut_down(tmp_path_factory.mktemp(family) / "cut", FAMILIES[family].sizes))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -82,49 +83,67 @@ def test_the_tiny_file_takes_traces_as_the_page_says(
     assert row.completion == chat[1]["content"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_published_sizes_fit_the_gpu_that_the_file_names(stage: str, tmp_path: Path) -> None:
-    """The architecture on the meta device; the cache of the rows in flight, by hand, beside the weights."""
-    save_chat_tokenizer(tmp_path)
-    qwen2_config().save_pretrained(tmp_path)
-    path = CONFIGS / "qwen2_5_1_5b" / f"{stage}.yaml"
+def test_the_published_sizes_fit_the_gpu_that_the_file_names(stage: str, family: str, tmp_path: Path) -> None:
+    """The architecture on the meta device; the cache of the rows in flight, by hand, beside weights and copies."""
+    config = families.save_config(tmp_path, FAMILIES[family].sizes)
+    path = CONFIGS / family / f"{stage}.yaml"
     run = as_run(parse_flat(["--config", str(path), "--model_name_or_path", str(tmp_path)], STAGES[stage][1]))
     model = meta_model(run.model)
     weights = sum(p.numel() for p in model.parameters())
-    assert weights == parameters_by_hand() and {p.device.type for p in model.parameters()} == {"meta"}
-    rows, prompts = room(run.sampling, longest_prompt=512, num_rows=10**6)
-    tokens = rows * run.sampling.max_completion_length + prompts * 512
-    assert rows >= 64 and tokens <= run.sampling.max_tokens_in_flight
-    cache = 2 * tokens * LAYERS * 2 * KEY_VALUE
-    assert (4 + 2) * weights + cache < 48 * GIB
+    assert weights == families.parameters_by_hand(config) and {p.device.type for p in model.parameters()} == {"meta"}
+    longest = run.data.max_prompt_length
+    rows, prompts = room(run.sampling, longest_prompt=longest, num_rows=10**6)
+    tokens = rows * run.sampling.max_completion_length + prompts * longest
+    assert rows >= FAMILIES[family].rows and tokens <= run.sampling.max_tokens_in_flight
+    cache = 2 * tokens * FAMILIES[family].cached
+    assert (4 + 2) * weights + cache < FAMILIES[family].gpu
+    assert longest + run.sampling.max_completion_length <= config.max_position_embeddings
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_real_rows_through_the_family(stage: str, cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
-    """Random weights solve nothing, so that rows are kept whose only reward is for not repeating themselves."""
+def sample(stage: str, family: str, model: Path, shared_data: Path, folder: Path) -> Path:
+    """The shipped file on four real rows, as every source. Random weights solve nothing, so that rows are kept whose
+    only reward is for not repeating themselves."""
+    tests = {"language": "python", "test_cases": [{"type": "stdin_stdout", "input": "1", "output": "2"}]}
     for split in ("train", "test"):
-        rows = (shared_data / f"gsm8k_{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        (tmp_path / f"rows_{split}.jsonl").write_text("".join(rows[:4]), encoding="utf-8")
-    name = f"gsm8k:{tmp_path}/rows_{{split}}.jsonl"
+        rows = [json.loads(line) for line in islice((shared_data / f"gsm8k_{split}.jsonl").open(encoding="utf-8"), 4)]
+        shown = [row | {"problem": row["question"], "problem_statement": row["question"], "verification_info": tests,
+                        "answer": row["answer"].split("#### ")[1]} for row in rows]  # fmt: skip
+        (folder / f"rows_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown), encoding="utf-8")
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good morning."}]
-    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": chat}))
-    module, _ = STAGES[stage]
-    changes = {
-        "model_name_or_path": cut_down, "dataset_name": name, "dataset_config": "null", "output_dir": tmp_path / stage,
-        "num_generations": 2, "max_completion_length": 60, "stop_strings": '["e"]', "dtype": "float32",
-        "reward_funcs": '[{name: repetition_penalty, ngram_size: 2}]', "keep_at_least": "{}", "check_rewards": "false",
-    }  # fmt: skip
+    (folder / "chat.jsonl").write_text(json.dumps({"messages": chat}))
+    keys = load_yaml((CONFIGS / family / f"{stage}.yaml").read_text(encoding="utf-8"))
+    here = {"dataset_name": str(folder / "rows_{split}.jsonl"), "dataset_config": None}
+    for source in keys.get("dataset_mixture", [keys]):
+        source |= here | ({"dataset_prompt_column": "question"} if "gsm8k:" in source["dataset_name"] else {})
     if stage == "rejection_sampling":
-        benchmark = json.dumps([{"dataset_name": name, "dataset_test_split": "test"}])
-        changes |= {"decontaminate": benchmark, "mix_dataset": tmp_path / "chat.jsonl", "mix_config": "null"}
-    argv = ["--config", str(CONFIGS / "qwen2_5_1_5b" / f"{stage}.yaml")]
-    assert module.main([*argv, *(f"--{key}={value}" for key, value in changes.items())]) == 0
-    made, tokenizer = rows_of(tmp_path / stage), AutoTokenizer.from_pretrained(cut_down)
-    assert report_of(tmp_path / stage)["tasks"]["gsm8k"]["samples"] == 8 and len(made) > 2
+        keys |= {"mix_dataset": str(folder / "chat.jsonl"), "mix_config": None}
+    keys |= {
+        "model_name_or_path": str(model), "output_dir": str(folder / stage), "dtype": "float32",
+        "num_generations": 2, "max_completion_length": 60, "stop_strings": ["e"], "keep_at_least": {},
+        "reward_funcs": [{"name": "repetition_penalty", "ngram_size": 2}], "check_rewards": False,
+        "decontaminate": [{**here, "dataset_prompt_column": "question"}],
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(dump_yaml(keys), encoding="utf-8")
+    assert STAGES[stage][0].main(["--config", str(folder / "recipe.yaml")]) == 0
+    return folder / stage
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_real_rows_through_the_family(
+    stage: str, family: str, cut_down: Callable[[str], Path], shared_data: Path, tmp_path: Path
+) -> None:
+    folder, tokenizer = cut_down(family), AutoTokenizer.from_pretrained(cut_down(family))
+    out = sample(stage, family, folder, shared_data, tmp_path)
+    made, sources = rows_of(out), 2 if (stage, family) == ("rejection_sampling", "deepseek_v3") else 1
+    assert report_of(out)["total"]["samples"] == 8 * sources and len(made) > 2
+    assert len({row.task for row in made} - {"general"}) == sources
     assert sum(row.task == "general" for row in made) == (stage == "rejection_sampling")
     questions = {json.loads(line)["question"] for line in (tmp_path / "rows_train.jsonl").read_text().splitlines()}
     for row in made:
         [turn] = row.prompt
         assert turn["role"] == "user" and turn["content"] in {*questions, "Hi"}
         shown = tokenizer.apply_chat_template(row.prompt, add_generation_prompt=True, tokenize=False)
-        assert shown.endswith("<|im_start|>assistant\n") and turn["content"] in shown
+        assert shown.endswith("<assistant>") and turn["content"] in shown

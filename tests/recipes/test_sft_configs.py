@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from grpo.monitor.metrics import read_metrics
 from recipes import cold_start_sft, distill, distill_on_policy, gsm8k_traces, second_sft
 from rewards.accuracy import judge
 from rewards.format import is_well_formed
+from tests.recipes import test_stage_configs as families
 from tests.recipes.test_real_model_configs import (
     CUT,
     lora_parameters_by_hand,
@@ -22,6 +24,7 @@ from tests.recipes.test_real_model_configs import (
     qwen2_config,
     save_tokenizer,
 )
+from tests.recipes.test_sampling_configs import sample
 from tests.recipes.test_sft_rows import CHATML
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
@@ -67,6 +70,19 @@ def test_one_update_of_the_family_on_real_rows(name: str, cut_down: Path, shared
     assert was.keys() == now.keys() and any(not was[key].equal(now[key]) for key in was)
     end = AutoTokenizer.from_pretrained(run_dir / "final").convert_tokens_to_ids("<|im_end|>")
     assert after.generation_config.eos_token_id[0] == end  # for whoever loads the folder
+
+
+def test_rows_of_the_v3_family_teach_the_dense_student(cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
+    """Through the student's own tokenizer and chat format."""
+    teacher = families.cut_down(tmp_path / "teacher", families.MOONLIGHT)
+    rows = sample("rejection_sampling", "deepseek_v3", teacher, shared_data, tmp_path) / "rows"
+    given = f"--config {QWEN / 'distill'}.yaml --model_name_or_path {cut_down} --dataset_name {rows}"
+    given += f" --dataset_config null --output_dir {tmp_path / 'run'} --max_steps 1 --gradient_accumulation_steps 1"
+    assert distill.main(given.split()) == 0
+    (line,) = read_metrics(tmp_path / "run")
+    assert 5 < line["nll"] < 7 and line["grad_norm"] > 0
+    lineage = json.loads((tmp_path / "run" / "final" / "lineage.json").read_text())
+    assert lineage["inputs"]["data"]["name"] == str(rows) and lineage["counts"]["rows kept"] > 8
 
 
 def test_one_on_policy_update_of_the_family(cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
