@@ -29,6 +29,7 @@ from recipes.asking.asked import Asked, ProtocolConfig, sha256_of
 from rewards.rubric import Rubric
 
 Done = Mapping[str, Set[int]]
+VERDICTS = {"true": True, "1": True, "false": False, "0": False}  # as a file spells them
 ENDS = {"stop": "eos", "length": "length"}  # a server's word -> ours
 OF_A_ROW = ("template_sha256", "temperature", "top_p", "max_completion_length", "seed")  # of the protocol
 
@@ -54,7 +55,7 @@ class SamplesConfig:
     samples_answer_column: str = "answer"  # column of the gold answer
     # columns of the completions; a column may also hold a list of them
     samples_completion_columns: list[str] = field(default_factory=lambda: ["completion"])
-    # columns with the file's own verdicts (true | false) on them, to compare with; empty: there are none
+    # columns with the file's own verdicts (true | false, or 1 | 0) on them, to compare with; empty: there are none
     samples_correct_columns: list[str] = field(default_factory=list)
 
 
@@ -206,7 +207,7 @@ def given_samples(
 ) -> tuple[Asked, Given, list[list[bool]]]:
     """The questions of a file of completions, its completions, and its own verdicts on them ([] where it has none).
 
-    Raises DataError for a row without one of the columns.
+    Raises DataError for a row without one of the columns, and for a verdict that is neither right nor wrong.
     """
     problems, texts, verdicts = [], [], []
     path = Path(str(cfg.samples))
@@ -226,7 +227,7 @@ def given_samples(
             )
         )
         texts.append([str(text) for text in _all(row, cfg.samples_completion_columns)])
-        verdicts.append([bool(verdict) for verdict in _all(row, cfg.samples_correct_columns)])
+        verdicts.append([_verdict(value, row.place) for value in _all(row, cfg.samples_correct_columns)])
     sizes = {len(of_problem) for of_problem in texts}
     if len(sizes) != 1:
         raise DataError(f"{path}: rows hold {sorted(sizes)} completions; give every question the same number")
@@ -269,6 +270,13 @@ def _sample(answer: Answer) -> Sample:
 def _all(row: DataRow, columns: Sequence[str]) -> list[Any]:
     values = [_inside(row, column) for column in columns]
     return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _verdict(value: Any, place: str) -> bool:
+    try:
+        return VERDICTS[str(value).strip().lower()]
+    except KeyError as error:
+        raise DataError(f"{place}: the verdict is {value!r}; allowed: {', '.join(VERDICTS)}") from error
 
 
 def _inside(row: DataRow, column: str) -> Any:

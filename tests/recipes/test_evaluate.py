@@ -334,6 +334,26 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         grade_file(path, tmp_path / "out", ["c"])
 
 
+@pytest.mark.parametrize("spelled", [("True", "False"), ("1", "0"), ("true", "FALSE")])
+def test_verdicts_of_a_csv_are_read_as_they_are_meant(tmp_path: Path, spelled: tuple[str, str]) -> None:
+    right, wrong = spelled
+    one = grade_csv(tmp_path, [("2", right), ("3", wrong), ("3", wrong), ("2", wrong)])
+    assert one["own_verdicts"] == {"agree": 3, "of": 4}
+
+
+def test_a_verdict_that_is_neither_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 2: the verdict is 'yes'; allowed: true, 1, false, 0"):
+        grade_csv(tmp_path, [("2", "true"), ("2", "yes")])
+
+
+def grade_csv(folder: Path, rows: list[tuple[str, str]]) -> dict[str, Any]:
+    path = folder / "rows.csv"
+    path.write_text("prompt,answer,completion,right\n" + "".join(f"1+1,2,\\boxed{{{a}}},{v}\n" for a, v in rows))
+    given = {"model_name_or_path": "x", "samples": path, "samples_correct_columns": ["right"]}
+    (one,) = run(folder / "out", config=None, **given)["benchmarks"].values()
+    return one
+
+
 def written_file(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
     path = folder / "rows.jsonl"
     models = [
