@@ -20,6 +20,7 @@ from data.report import BadRow
 
 STATE = b"state"  # where a shard's Parquet metadata keeps what its writer knew after it
 CORE = ("id", "prompt", "completion", "task", "source", "lineage")
+SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 # How open-r1's data says which of its generations are right: by rule, or where no rule could tell by a judge.
 CORRECTNESS = ("correctness_math_verify", "correctness_llama")
 
@@ -43,7 +44,8 @@ def read_conversations(name: str, *, split: str = "train", config: str | None = 
     """The rows of a file, a folder or a Hub id, as they come, in order.
 
     Known are our own rows, `prompt` with `completion` (text or messages), `messages` (the last turn is the completion),
-    and open-r1's `problem` with `generations`: one row for each that is complete and that the data calls correct.
+    ShareGPT's `conversations` of `from` and `value`, and open-r1's `problem` with `generations`: one row for each that
+    is complete and that the data calls correct.
     Raises DataError for a row that is none of these, naming it.
     """
     for file in _shards(Path(name), split) or [name]:
@@ -56,7 +58,8 @@ def read_conversations(name: str, *, split: str = "train", config: str | None = 
                 raise DataError(
                     f"{file}, {row.place}: no conversation ({error}). Its columns are {', '.join(row.columns)}; needed "
                     "are `prompt` and `completion` (both text or both messages), `messages` that end with the "
-                    "assistant's, or open-r1's `problem` and `generations`"
+                    "assistant's, ShareGPT's `conversations` of `from` and `value`, or open-r1's `problem` and "
+                    "`generations`"
                 ) from error
 
 
@@ -134,11 +137,12 @@ def _conversations(row: Row, *, id: str, source: str) -> Iterator[Conversation]:
     if columns.get("generations") is not None:
         yield from _open_r1(columns, id=str(columns.get("uuid") or id), source=source)
         return
-    used = {*CORE, "messages"}
+    used = {*CORE, "messages", "conversations"}
     if columns.get("completion") is not None:
         prompt, completion = columns["prompt"], _said(columns["completion"])
     else:
-        *prompt, last = _messages(columns["messages"])
+        shared = columns.get("conversations") if columns.get("messages") is None else None
+        *prompt, last = _messages(columns["messages"]) if shared is None else _sharegpt(shared)
         completion = _said([last])
     yield Conversation(
         id=str(columns.get("id") or id),
@@ -176,6 +180,12 @@ def _messages(value: Sequence[Mapping[str, Any]]) -> list[Message]:
     if not messages or not all(isinstance(turn["content"], str) for turn in messages):
         raise TypeError("messages without text")
     return messages
+
+
+def _sharegpt(turns: Sequence[Mapping[str, Any]]) -> list[Message]:
+    if strangers := {turn["from"] for turn in turns} - SHAREGPT.keys():
+        raise ValueError(f"turns from {', '.join(sorted(strangers))}; allowed: {', '.join(SHAREGPT)}")
+    return _messages([{"role": SHAREGPT[turn["from"]], "content": turn["value"]} for turn in turns])
 
 
 def _said(completion: str | Sequence[Mapping[str, Any]]) -> str:

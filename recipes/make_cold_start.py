@@ -38,7 +38,8 @@ class ColdStartConfig:
     rewrite: RewriteConfig
     rows: RowsConfig
     # dataset_name holds finished conversations, to be judged and chosen from instead of sampled: `messages`, `prompt`
-    # and `completion`, or open-r1's `problem` and `generations`; the model is then its tokenizer alone
+    # and `completion`, ShareGPT's `conversations`, or open-r1's `problem` and `generations`; the model is then its
+    # tokenizer alone
     from_traces: bool = False
 
 

@@ -48,12 +48,28 @@ def rows(count: int, *, conversational: bool = False, start: int = 0) -> list[Co
         {"messages": [*ASKED, *SAID]},
         {"prompt": ASKED, "completion": SAID},
         {"prompt": ASKED, "completion": SAID[0]["content"]},
+        {
+            "conversations": [
+                {"from": "system", "value": "Be brief."},
+                {"from": "human", "value": "1 + 1?"},
+                {"from": "gpt", "value": "<think>one more</think> 2"},
+            ]
+        },
     ],
 )
-def test_three_ways_to_write_one_conversation(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_the_ways_to_write_one_conversation(tmp_path: Path, row: dict[str, Any]) -> None:
     (read,) = read_conversations(jsonl(tmp_path / "rows.jsonl", {**row, "level": 3}))
     assert (read.id, read.prompt, read.completion) == ("rows.jsonl:1", ASKED, "<think>one more</think> 2")
     assert read.columns == {"level": 3} and read.task == "default"
+
+
+def test_every_turn_of_sharegpt_has_its_role(tmp_path: Path) -> None:
+    said = [("system", "be brief"), ("human", "1 + 1?"), ("gpt", "2"), ("human", "2 + 2?"), ("gpt", "4")]
+    turns = [{"from": who, "value": text} for who, text in said]
+    (read,) = read_conversations(jsonl(tmp_path / "rows.jsonl", {"conversations": turns}))
+    roles = ("system", "user", "assistant", "user")
+    assert read.prompt == [{"role": role, "content": text} for role, (_, text) in zip(roles, said[:-1], strict=True)]
+    assert read.completion == "4"
 
 
 def test_text_rows_stay_text(tmp_path: Path) -> None:
@@ -110,6 +126,9 @@ def test_which_generations_of_open_r1_count(tmp_path: Path, changes: dict[str, A
         ({"completion": "2"}, "'prompt'"),
         ({"messages": [{"role": "user", "content": "1 + 1?"}]}, "last message is the user's"),
         ({"messages": SAID}, "messages without text"),
+        ({"conversations": [{"from": "human", "value": "1 + 1?"}]}, "last message is the user's"),
+        ({"conversations": [{"from": "tool", "value": "2"}]}, "turns from tool; allowed: system, human"),
+        ({"conversations": [{"role": "user", "content": "2"}]}, "'from'"),
         ({"messages": []}, "needed are"),
         ({"prompt": ASKED, "completion": [*SAID, *SAID]}, "needed are"),
         (open_r1(correctness_math_verify=[True]), "needed are"),
