@@ -9,9 +9,11 @@ import pytest
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
 
 from data.templates import R1_ZERO_TEMPLATE
+from grpo.config.coerce import dump_yaml
 from grpo.monitor.metrics import read_metrics
 from grpo.packing import LOGITS_PER_CHUNK
-from recipes import r1_zero
+from recipes import evaluate, pipeline, r1_zero
+from recipes.asking.asked import entries, name_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -137,3 +139,26 @@ def test_one_update_of_the_family(config: Path, cut_down: Path, gsm8k: str, tmp_
     moved = {name for name in was if not was[name].equal(now[name])}
     assert was.keys() == now.keys()
     assert all((name in moved) is (config != LORA or "proj.weight" in name) for name in was if "bias" not in name)
+
+
+def test_the_chain_of_the_family_is_read_to_its_last_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every recipe takes its keys, what feeds what is what R1 did, and the evaluations ask what the columns show."""
+    path = CONFIGS / "qwen2_5_1_5b" / "pipeline.yaml"
+    assert pipeline.main(["--config", str(path), "--output_dir", str(tmp_path), "--dry_run"]) == 0
+    shown = capsys.readouterr().out
+    feeds = dict(re.findall(r"\d: (\w+) \(\w+\)(?: <- ([^:]*))?:", shown))
+    base = "Qwen2.5-1.5B"
+    assert {name: fed for name, fed in feeds.items() if not name.startswith("evaluate_")} == {
+        "r1_zero": base, "make_cold_start": "r1_zero", "cold_start_sft": f"{base}, make_cold_start",
+        "reasoning_rl": "cold_start_sft", "rejection_sampling": "reasoning_rl",
+        "second_sft": f"{base}, rejection_sampling", "preference": "second_sft",
+        "all_scenarios_rl": "second_sft, preference", "distill": base,
+        "distill_on_policy": "Qwen2.5-7B-Instruct, distill",
+    }  # fmt: skip
+    assert feeds["evaluate_dev2"] == "reasoning_rl, preference" and len(feeds) == 18 and not list(tmp_path.iterdir())
+    cfg = pipeline.parse(["--config", str(path)])
+    keys = pipeline.to_stage("evaluate_dev2", pipeline.evaluated(cfg)["evaluate_dev2"], None).keys
+    (tmp_path / "evaluate.yaml").write_text(dump_yaml(keys), encoding="utf-8")
+    asked = entries(evaluate.parse(["--config", str(tmp_path / "evaluate.yaml")]).data)
+    assert {name for column in cfg.columns.values() for name in column["benchmarks"]} == {name_of(e) for e in asked}
+    assert {e.prompt_template for e in asked} == {"chat"} and [e.num_generations for e in asked] == [None, None, 1]
