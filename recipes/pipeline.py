@@ -23,6 +23,7 @@ from grpo.monitor.evaluation_page import shown
 from grpo.setup import versions
 from recipes.chaining.accounts import counts, sampled_tokens
 from recipes.chaining.chain import Chain, Stage, in_order, mapped
+from recipes.chaining.foresight import benchmarks_of, check_tables
 from recipes.chaining.pipeline_page import cells, write_page
 from recipes.chaining.stage_graph import ON_PAPER, graph
 from recipes.chaining.tables import Claim, Column, evaluations, every_column, figures, judged
@@ -86,11 +87,8 @@ def pipeline(cfg: PipelineConfig) -> int:
     stages = in_order(
         wired([to_stage(name, given, cfg.launch) for name, given in (cfg.stages | evaluated(cfg)).items()])
     )
-    claims = [build(Claim, claim) for claim in cfg.claims]
-    columns = {name: build(Column, column) for name, column in cfg.columns.items()}
     chosen = between(stages, cfg.first, cfg.last)
-    for stage in stages:
-        check(stage, extra_keys(stage, seed=0))
+    claims, columns = expected(cfg, stages)
     if cfg.draw is not None:
         write_text_atomic(Path(cfg.draw), graph(stages, rows_of(cfg), look=ON_PAPER))
         print(f"the stages: {cfg.draw}")
@@ -109,6 +107,17 @@ def pipeline(cfg: PipelineConfig) -> int:
     else:
         summarise(cfg, chains, claims, columns)
     return 0
+
+
+def expected(cfg: PipelineConfig, stages: Sequence[Stage]) -> tuple[list[Claim], dict[str, Column]]:
+    """What the tables are to say, after every stage's recipe has read its keys: a slip in the last stage, or in what is
+    claimed of it, is told before the first one runs. Raises ConfigError."""
+    claims = [build(Claim, claim) for claim in cfg.claims]
+    columns = {name: build(Column, column) for name, column in cfg.columns.items()}
+    read = {stage.name: check(stage, extra_keys(stage, seed=0)) for stage in stages}
+    rows = {row: benchmarks_of(read[evaluation_of(row)]) for table in cfg.tables.values() for row in table}
+    check_tables(rows, columns, claims)
+    return claims, columns
 
 
 def not_current(chains: Mapping[int, Chain]) -> list[str]:
@@ -192,9 +201,8 @@ def step(chain: Chain, stage: Stage, extra: Mapping[str, Any], where: str, *, dr
     return code
 
 
-def check(stage: Stage, extra: Mapping[str, Any]) -> None:
-    """Let the stage's recipe read its keys: a slip in the last stage is told before the first one runs. Raises
-    ConfigError."""
+def check(stage: Stage, extra: Mapping[str, Any]) -> Any:
+    """What the stage's recipe reads in its keys. Raises ConfigError."""
     try:
         recipe = import_module(f"recipes.{stage.recipe}")
     except ModuleNotFoundError as error:
@@ -203,7 +211,7 @@ def check(stage: Stage, extra: Mapping[str, Any]) -> None:
         path = Path(folder) / f"{stage.name}.yaml"
         path.write_text(dump_yaml({**stage.keys, **extra, "output_dir": stage.name}), encoding="utf-8")
         try:
-            recipe.parse(["--config", str(path)])
+            return recipe.parse(["--config", str(path)])
         except ConfigError as error:
             raise ConfigError(f"stages: {stage.name}: {error}") from error
 

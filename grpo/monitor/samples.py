@@ -28,6 +28,7 @@ from rewards.format import is_well_formed
 from rewards.math.extract import extract_answer
 
 RESULTS_FILE = "results.jsonl"
+MEASURED = ("format_rate", "mean_length", "clipped_ratio")  # figures that are fields of Result
 CUT = 200  # characters of an answer that a reward tells
 SHOWN_PROBLEMS, SHOWN_SAMPLES = 4, 2
 
@@ -124,7 +125,7 @@ def figures(results: Sequence[Result]) -> dict[str, Interval]:
     """
     size = len(results[0].correct)
     sizes = sorted({*(2**power for power in range(size.bit_length())), size})
-    names = [*(f"pass@{k}" for k in sizes), f"cons@{size}", "format_rate", "mean_length", "clipped_ratio"]
+    names = [*(f"pass@{k}" for k in sizes), *headline_of(size)[1:]]
     names += [f"reward/{name}" for name in dict.fromkeys(name for result in results for name in result.scores)]
     columns = {name: [figure(result, name) for result in results] for name in names}
     return {name: bootstrap(column) for name, column in columns.items() if None not in column}
@@ -132,21 +133,35 @@ def figures(results: Sequence[Result]) -> dict[str, Interval]:
 
 def headline(result: Result) -> list[str]:
     """The figures that two evaluations are compared by."""
-    names = ["pass@1", f"cons@{len(result.correct)}", "format_rate", "mean_length", "clipped_ratio"]
-    return names + [f"reward/{name}" for name in result.scores]
+    return [*headline_of(len(result.correct)), *(f"reward/{name}" for name in result.scores)]
+
+
+def headline_of(size: int) -> list[str]:
+    """Those that do not depend on the rewards, where a problem has so many samples; one sample has no majority."""
+    return ["pass@1", *([f"cons@{size}"] if size > 1 else []), *MEASURED]
+
+
+def check_figure(name: str, size: int) -> None:
+    """Raises ConfigError for a figure that `size` samples of a problem cannot have."""
+    kind, _, k = name.partition("@")
+    drawn = kind == "pass" and k.isdecimal() and 1 <= int(k) <= size
+    if not (drawn or name in headline_of(size) or name.startswith("reward/")):
+        allowed = [*headline_of(size), f"pass@k with k at most {size}", "reward/<name>"]
+        raise ConfigError(f"no figure {name!r} where a problem has {size} samples; there are {', '.join(allowed)}")
 
 
 def figure(result: Result, name: str) -> float | None:
-    """What one problem says of a figure; None where it says nothing."""
-    kind, _, rest = name.partition("@") if "@" in name else name.partition("/")
+    """What one problem says of a figure; None where it says nothing. Raises ConfigError for one that it cannot have."""
     size = len(result.correct)
-    if kind == "reward":
-        return result.scores.get(rest)
+    check_figure(name, size)
+    kind, _, k = name.partition("@")
+    if name.startswith("reward/"):
+        return result.scores.get(name.removeprefix("reward/"))
     if kind == "pass":
         judged = any(correct is not None for correct in result.correct)
-        return pass_at_k(size, result.right, int(rest)) if judged else None
+        return pass_at_k(size, result.right, int(k)) if judged else None
     if kind == "cons":
-        return float(result.consensus) if result.consensus is not None and size > 1 else None
+        return None if result.consensus is None else float(result.consensus)
     return getattr(result, name)
 
 

@@ -139,7 +139,6 @@ def ask(entry: EntryConfig, protocol: ProtocolConfig, *, tokenizer: Any | None) 
     rubric.check_columns({name for problem in problems for name in problem.columns})
     if tokenizer is not None and opens_thinking(problems[0], tokenizer):
         problems = [replace(problem, think_opened=True) for problem in problems]
-    samples = entry.num_generations or protocol.num_generations or (known.samples if known else SAMPLES)
     return Asked(
         name=name_of(entry),
         problems=problems,
@@ -151,7 +150,7 @@ def ask(entry: EntryConfig, protocol: ProtocolConfig, *, tokenizer: Any | None) 
             "system_prompt": entry.system_prompt,
             "instruction": entry.instruction,
             "template_sha256": sha256_of(template_text(entry, tokenizer)),
-            "num_generations": samples,
+            "num_generations": samples_of(entry, protocol),
             "temperature": protocol.temperature,
             "top_p": protocol.top_p,
             "max_completion_length": protocol.max_completion_length,
@@ -162,6 +161,12 @@ def ask(entry: EntryConfig, protocol: ProtocolConfig, *, tokenizer: Any | None) 
         votes=known.votes if known else True,
         note=str(loaded.report),
     )
+
+
+def samples_of(entry: EntryConfig, protocol: ProtocolConfig) -> int:
+    """Completions of each problem of one benchmark."""
+    known = BENCHMARKS.get(str(entry.dataset_name).partition(":")[0])
+    return entry.num_generations or protocol.num_generations or (known.samples if known else SAMPLES)
 
 
 def template_text(entry: EntryConfig, tokenizer: Any | None) -> str:

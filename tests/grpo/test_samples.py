@@ -5,6 +5,7 @@ from math import comb
 
 import pytest
 
+from grpo.errors import ConfigError
 from grpo.monitor.charts import BINS, histogram, whiskers
 from grpo.monitor.completions import read_completions
 from grpo.monitor.samples import (
@@ -13,7 +14,9 @@ from grpo.monitor.samples import (
     SampleStore,
     Tally,
     answer_of,
+    figure,
     figures,
+    headline,
     read_results,
     result_of,
     write_results,
@@ -85,6 +88,23 @@ def test_figures_by_hand():
 def test_an_odd_number_of_samples_has_its_own_pass_at_k():
     results = [result_of([row(0, s, correct=s == 0) for s in range(6)], votes=True)]
     assert [name for name in figures(results) if name.startswith("pass")] == ["pass@1", "pass@2", "pass@4", "pass@6"]
+
+
+@pytest.mark.parametrize("name", ["pass@8", "pass@0", "pass@", "pass@one", "cons@8", "cons@2", "formt_rate", "problem"])
+def test_a_figure_that_the_samples_cannot_have_is_told(name):
+    result = result_of([row(0, s, correct=s == 0) for s in range(4)], votes=True)
+    with pytest.raises(
+        ConfigError, match=f"no figure '{name}' where a problem has 4 samples; there are pass@1, cons@4"
+    ):
+        figure(result, name)
+
+
+def test_one_sample_has_no_majority_and_a_reward_is_called_as_one_likes():
+    result = result_of([row(0) | {"reward/a@b/c": 0.5}], votes=True)
+    assert figure(result, "reward/a@b/c") == 0.5 and figure(result, "reward/d") is None
+    assert "cons@1" not in headline(result) and "pass@1" in headline(result)
+    with pytest.raises(ConfigError, match="cons@1"):
+        figure(result, "cons@1")
 
 
 def test_what_nobody_measured_is_no_figure():
