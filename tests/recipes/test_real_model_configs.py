@@ -14,6 +14,7 @@ from grpo.monitor.metrics import read_metrics
 from grpo.packing import LOGITS_PER_CHUNK
 from recipes import evaluate, pipeline, r1_zero
 from recipes.asking.asked import entries, name_of
+from tests.house_rules.pages import TEXT
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -75,6 +76,13 @@ def gsm8k(shared_data: Path, tmp_path: Path) -> str:
         rows = (shared_data / f"gsm8k_{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         (tmp_path / f"rows_{split}.jsonl").write_text("".join(rows[:4]), encoding="utf-8")
     return f"gsm8k:{tmp_path}/rows_{{split}}.jsonl"
+
+
+def lora_flags(stage: str) -> list[str]:
+    """What the recipes' page says makes the stage's file train an adapter."""
+    section = TEXT["recipes/README.md"].partition("\n### LoRA\n")[2].partition("\n### ")[0]
+    (row,) = (line for line in section.splitlines() if re.search(rf"^\|.*`{stage}`.*`--use_peft", line))
+    return re.findall("`(--use_peft [^`]*)`", row)[0].split()
 
 
 def parameters_by_hand() -> int:

@@ -19,6 +19,7 @@ from rewards.format import is_well_formed
 from tests.recipes import test_stage_configs as families
 from tests.recipes.test_real_model_configs import (
     CUT,
+    lora_flags,
     lora_parameters_by_hand,
     parameters_by_hand,
     qwen2_config,
@@ -26,6 +27,7 @@ from tests.recipes.test_real_model_configs import (
 )
 from tests.recipes.test_sampling_configs import sample
 from tests.recipes.test_sft_rows import CHATML
+from tests.recipes.test_stage_configs import moved
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 QWEN = CONFIGS / "qwen2_5_1_5b"
@@ -65,11 +67,24 @@ def test_one_update_of_the_family_on_real_rows(name: str, cut_down: Path, shared
     assert STAGES[name].main(given.split()) == 0
     (line,) = read_metrics(run_dir)
     assert 5 < line["nll"] < 7 and line["grad_norm"] > 0  # ln 402 = 6.0
-    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (cut_down, run_dir / "final"))
-    was, now = before.state_dict(), after.state_dict()
-    assert was.keys() == now.keys() and any(not was[key].equal(now[key]) for key in was)
+    assert moved(cut_down, run_dir / "final")
+    after = AutoModelForCausalLM.from_pretrained(run_dir / "final")
     end = AutoTokenizer.from_pretrained(run_dir / "final").convert_tokens_to_ids("<|im_end|>")
     assert after.generation_config.eos_token_id[0] == end  # for whoever loads the folder
+
+
+@pytest.mark.parametrize("name", ["cold_start_sft", "second_sft"])
+def test_with_the_pages_flags_an_adapter_alone_is_trained(
+    name: str, cut_down: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, run_dir = traces(shared_data, tmp_path / "rows", template="chat", rows=2), tmp_path / "run"
+    given = f"--config {QWEN / name}.yaml --model_name_or_path {cut_down} --dataset_name {rows} --max_steps 1"
+    assert STAGES[name].main([*given.split(), "--output_dir", str(run_dir), *lora_flags(name)]) == 0
+    trained = 256 * 2 * (2 * (96 + 96) + 2 * (96 + 16) + 3 * (96 + 128))  # rank x layers x (inputs + outputs)
+    assert f"training {trained:,} parameters" in capsys.readouterr().out
+    assert moved(cut_down, run_dir / "final") == {
+        key for key in AutoModelForCausalLM.from_pretrained(cut_down).state_dict() if "proj.weight" in key
+    }
 
 
 def test_rows_of_the_v3_family_teach_the_dense_student(cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
@@ -85,7 +100,8 @@ def test_rows_of_the_v3_family_teach_the_dense_student(cut_down: Path, shared_da
     assert lineage["inputs"]["data"]["name"] == str(rows) and lineage["counts"]["rows kept"] > 8
 
 
-def test_one_on_policy_update_of_the_family(cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_one_on_policy_update_of_the_family(lora: bool, cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
     """From a teacher whose embeddings are padded further, as those of the 7B are."""
     teacher, run_dir, rows = tmp_path / "teacher", tmp_path / "run", tmp_path / "rows.jsonl"
     shutil.copytree(cut_down, teacher, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
@@ -95,9 +111,10 @@ def test_one_on_policy_update_of_the_family(cut_down: Path, shared_data: Path, t
     given = f"--config {QWEN / 'distill_on_policy'}.yaml --model_name_or_path {cut_down} --output_dir {run_dir}"
     given += f" --teacher_model_name_or_path {teacher} --dataset_name gsm8k:{rows} --dataset_config none"
     given += " --max_steps 1 --per_device_train_batch_size 2 --gradient_accumulation_steps 2 --max_completion_length 8"
-    assert distill_on_policy.main(given.split()) == 0
+    assert distill_on_policy.main([*given.split(), *(lora_flags("distill_on_policy") if lora else [])]) == 0
     (line,) = read_metrics(run_dir)
     assert 0 < line["divergence"] < 2 and line["grad_norm"] > 0  # two random models
+    assert all("proj.weight" in name for name in moved(cut_down, run_dir / "final")) is lora
 
 
 def test_the_published_sizes_on_the_meta_device() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,35 @@ def moved(before: Path, after: Path) -> set[str]:
 @pytest.mark.normal
 @pytest.mark.parametrize("name", RL)
 def test_one_update_of_the_family(name: str, on_disk: Any, tmp_path: Path) -> None:
-    stage, sizes = RL[name]
-    model, run_dir = cut_down(tmp_path / "cut", sizes), tmp_path / "run"
+    model, run_dir = cut_down(tmp_path / "cut", RL[name][1]), tmp_path / "run"
+    one_update(name, on_disk, model, run_dir)
+    changed = moved(model, run_dir / "final")
+    wanted = ("mlp.", "self_attn.") if RL[name][1] is QWEN else ("experts", "kv_b_proj")
+    assert all(any(part in name for name in changed) for part in wanted)
+
+
+@pytest.mark.normal
+@pytest.mark.parametrize("stage", ["reasoning_rl", "all_scenarios_rl"])
+def test_with_the_pages_flags_an_adapter_alone_is_trained(
+    stage: str, on_disk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a card of 24 GB, a preference model of the same size in fp32 beside it."""
+    name, flags = f"qwen2_5_1_5b/{stage}", qwen.lora_flags(stage)
+    save_config(tmp_path, QWEN)
+    argv = ["--config", str(on_disk(name)), "--model_name_or_path", str(tmp_path), *flags, "--dry_run"]
+    assert RL[name][0].main(argv) == 0
+    shown = capsys.readouterr().out
+    assert f"{qwen.lora_parameters_by_hand(16) / 1e6:.2f}M trained" in shown
+    (peak,) = re.findall(r"^ +peak +([\d.]+) GiB$", shown, re.MULTILINE)
+    assert float(peak) * GIB + 4 * qwen.parameters_by_hand() < 24e9
+    model, run_dir = cut_down(tmp_path / "cut", QWEN), tmp_path / "run"
+    one_update(name, on_disk, model, run_dir, flags)
+    changed = moved(model, run_dir / "final")
+    assert changed and all("proj.weight" in name for name in changed)
+
+
+def one_update(name: str, on_disk: Any, model: Path, run_dir: Path, more: Sequence[str] = ()) -> None:
+    """The shipped recipe on real rows, with a reward that random weights can earn."""
     keys = load_yaml(on_disk(name).read_text(encoding="utf-8"))
     shipped = keys.get("reward_funcs", ["accuracy", "format"])  # of the preset
     noise = {"name": "recipes.example_reward:terse", "weight": 0.1}  # random weights get nothing right
@@ -207,12 +235,9 @@ def test_one_update_of_the_family(name: str, on_disk: Any, tmp_path: Path) -> No
     flags = "--problems_per_rollout 6 --num_generations 4 --num_minibatches 1 --max_completion_length 8 --max_steps 1"
     flags += f" --output_dir {run_dir} --model_name_or_path {model} --dtype float32 --check_rewards false"
     flags += " --eval_problems 2 --eval_samples 2"
-    assert stage.main(["--config", str(path), *flags.split()]) == 0
+    assert RL[name][0].main(["--config", str(path), *more, *flags.split()]) == 0
     update = next(line for line in read_metrics(run_dir) if "loss" in line)
     assert update["grad_norm"] > 0 and update["skipped_updates"] == 0
-    changed = moved(model, run_dir / "final")
-    wanted = ("mlp.", "self_attn.") if sizes is QWEN else ("experts", "kv_b_proj")
-    assert all(any(part in name for name in changed) for part in wanted)
 
 
 @pytest.mark.slow
