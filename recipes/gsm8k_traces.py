@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from data.conversations import Conversation, ShardWriter
+from data.fingerprint import fingerprint
 from data.problem import DataError, Problem
 from data.sources import load_problems
 from grpo.config.parse import parse_flat
@@ -30,7 +32,9 @@ CALCULATOR = re.compile(r"<<[^<>]*>>")
 class TracesConfig:
     """From GSM8K's rows to rows of `prompt` and `completion`."""
 
-    output_dir: str  # folder of the rows; must hold none
+    output_dir: str  # folder of the rows
+    # auto: the same rows are left as they are; never: refuse a folder with rows
+    resume: Literal["auto", "never"] = "never"
     dataset_name: str = "gsm8k:openai/gsm8k"  # gsm8k:<path or Hub id>
     dataset_config: str | None = None  # name of a configuration of a Hub data set
     dataset_train_split: str = "train"  # split that is converted
@@ -38,22 +42,30 @@ class TracesConfig:
     rows: int | None = None  # the first so many; null: all
 
 
+def parse(argv: Sequence[str]) -> TracesConfig:
+    return parse_flat(argv, TracesConfig)
+
+
 def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
-    return exit_code(lambda: convert(parse_flat(given, TracesConfig)))
+    return exit_code(lambda: convert(parse(given)))
 
 
 def convert(cfg: TracesConfig) -> int:
-    """Writes one shard. Raises DataError for rows that are not GSM8K's, ConfigError where rows are already."""
+    """Writes one shard. Raises DataError for rows that are not GSM8K's, ConfigError where there are other ones."""
     began = time.monotonic()
     writer = ShardWriter(Path(cfg.output_dir), conversational=cfg.prompt_template == "chat", columns={"answer": str})
-    if writer.next:
-        raise ConfigError(f"output_dir: {cfg.output_dir} already holds rows: give another one")
     loaded = load_problems(
         cfg.dataset_name, config=cfg.dataset_config, split=cfg.dataset_train_split, template=cfg.prompt_template
     )
     problems = loaded.problems[: cfg.rows]
-    path = writer.write(map(trace, problems), state={"rows": len(problems)})
+    state = {"problems": fingerprint(problems)}
+    if writer.next and (cfg.resume == "never" or writer.state != state):
+        raise ConfigError(
+            f"output_dir: {cfg.output_dir} already holds rows, and resume is {cfg.resume}: give another one"
+        )
+    if not writer.next:
+        writer.write(map(trace, problems), state=state)
     write_lineage(
         cfg.output_dir,
         stage="gsm8k_traces",
@@ -62,7 +74,7 @@ def convert(cfg: TracesConfig) -> int:
         seconds=time.monotonic() - began,
         counts={"rows": len(problems)},
     )
-    print(f"{loaded.report}\n{len(problems):,} traces in {path}")
+    print(f"{loaded.report}\n{len(problems):,} traces in {cfg.output_dir}")
     return 0
 
 

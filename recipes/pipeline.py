@@ -33,9 +33,10 @@ OF_THE_CHAIN = ("recipe", "config", "product", "launch")
 # Where a recipe leaves what others take; elsewhere `final`.
 PRODUCTS = {
     **{"pretrain_tiny": "", "tiny_manners": "", "evaluate": "summary.json"},
-    **{"make_cold_start": "rows", "rejection_sampling": "rows"},
+    **{"make_cold_start": "rows", "rejection_sampling": "rows", "gsm8k_traces": "", "teacher_traces": ""},
 }
-MADE_ANEW = ("pretrain_tiny", "tiny_manners", "tiny_student")  # recipes that cannot go on from the middle
+# What a recipe does not take: it cannot go on from the middle, or draws nothing.
+LACKS = {"pretrain_tiny": "resume", "tiny_manners": "resume", "tiny_student": "resume", "gsm8k_traces": "seed"}
 FLAGS = {"--from": "--first", "--to": "--last"}  # `from` cannot be the name of a field
 
 
@@ -207,6 +208,8 @@ def check(stage: Stage, extra: Mapping[str, Any]) -> Any:
         recipe = import_module(f"recipes.{stage.recipe}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"stages: {stage.name}: no recipe {stage.recipe!r} ({error})") from error
+    if not hasattr(recipe, "parse"):
+        raise ConfigError(f"stages: {stage.name}: {stage.recipe} is a command and no stage; run it by itself")
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{stage.name}.yaml"
         path.write_text(dump_yaml({**stage.keys, **extra, "output_dir": stage.name}), encoding="utf-8")
@@ -217,7 +220,8 @@ def check(stage: Stage, extra: Mapping[str, Any]) -> Any:
 
 
 def extra_keys(stage: Stage, seed: int) -> dict[str, Any]:
-    return {"seed": seed} if stage.recipe in MADE_ANEW else {"seed": seed, "resume": "auto"}
+    keys = {"seed": seed, "resume": "auto"}
+    return {key: value for key, value in keys.items() if key != LACKS.get(stage.recipe)}
 
 
 def to_stage(name: str, given: Any, launch: str | None) -> Stage:

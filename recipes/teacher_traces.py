@@ -68,9 +68,13 @@ class TeacherTracesConfig:
     folder: TracesFolderConfig
 
 
+def parse(argv: Sequence[str]) -> TeacherTracesConfig:
+    return parse_flat(argv, TeacherTracesConfig)
+
+
 def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
-    return exit_code(lambda: collect(parse_flat(given, TeacherTracesConfig)))
+    return exit_code(lambda: collect(parse(given)))
 
 
 @dataclass(kw_only=True)

@@ -58,9 +58,16 @@ def test_three_real_updates(
 def test_traces_say_what_they_were_made_from(tmp_path: Path) -> None:
     path, rows = tmp_path / "train.jsonl", tmp_path / "rows"
     path.write_text(json.dumps({"question": "1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}))
-    assert gsm8k_traces.main(f"--dataset_name gsm8k:{path} --output_dir {rows}".split()) == 0
+    command = f"--dataset_name gsm8k:{path} --output_dir {rows}".split()
+    assert gsm8k_traces.main(command) == 0
     lineage = json.loads((rows / "lineage.json").read_text())
     assert lineage["inputs"] == {"problems": {"name": str(path), "sha256": fingerprint_of(path)}}
     assert (lineage["stage"], lineage["counts"], lineage["config"]["dataset_name"]) == (
         "gsm8k_traces", {"rows": 1}, f"gsm8k:{path}",
     )  # fmt: skip
+    (shard,) = rows.glob("*.parquet")
+    made = shard.stat().st_mtime_ns
+    assert gsm8k_traces.main(command) == 2
+    assert gsm8k_traces.main([*command, "--resume", "auto"]) == 0 and shard.stat().st_mtime_ns == made
+    assert gsm8k_traces.main([*command, "--resume", "auto", "--prompt_template", "plain"]) == 2
+    assert list(rows.glob("*.parquet")) == [shard]

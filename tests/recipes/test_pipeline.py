@@ -16,6 +16,7 @@ from grpo.errors import ConfigError
 from recipes import pipeline
 from recipes.chaining.chain import Chain, Stage, in_order
 from recipes.lineage import fingerprint_of
+from tests.http_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "recipes" / "configs" / "tiny_v3"
@@ -97,13 +98,14 @@ def test_the_shipped_chain_is_read_to_its_last_stage(capsys: pytest.CaptureFixtu
     ("change", "flags", "said"),
     [
         ({"recipe": "r2_zero"}, [], "r1_zero: no recipe 'r2_zero'"),
+        ({"recipe": "contamination"}, [], "r1_zero: contamination is a command and no stage"),
         ({"max_stepz": 3}, [], "r1_zero: unknown key 'max_stepz'. Did you mean 'max_steps'"),
         ({"config": "nowhere.yaml"}, [], "config nowhere.yaml: No such file"),
         ({}, ["--from", "r1zero"], "--from r1zero: no such stage. Did you mean 'r1_zero'"),
         ({}, ["--seeds", "0,one"], "seeds: got '0,one'"),
         ({}, ["--from", "r1_zero"], "r1_zero waits for base"),
     ],
-    ids=["recipe", "key", "file", "from", "seeds", "missing input"],
+    ids=["recipe", "no stage", "key", "file", "from", "seeds", "missing input"],
 )
 def test_a_slip_is_told_before_anything_runs(
     change: dict, flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -243,6 +245,37 @@ def test_killed_in_the_middle_and_run_again_it_ends_as_if_nothing_had_been(
     assert pipeline.main([*config(killed, changed), "--from", "r1_zero"]) == 0
     assert "<- base: changed" in capfd.readouterr().out
     assert (killed / "run" / "seed-0" / "r1_zero.1" / "final").is_dir()
+
+
+@pytest.mark.normal
+def test_rows_of_a_file_and_of_a_teacher_feed_the_tuning_behind_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gsm8k, problems = tmp_path / "gsm8k.jsonl", tmp_path / "problems.jsonl"
+    gsm8k.write_text(json.dumps({"question": "1 + 1?", "answer": "It is <<1+1=2>>2.\n#### 2"}))
+    problems.write_text(json.dumps({"prompt": "1 + 2?", "answer": "3"}))
+    tuned = {"max_length": 128, "packing": True, "max_steps": 1, "per_device_train_batch_size": 1,
+             "gradient_accumulation_steps": 1}  # fmt: skip
+    with Server() as server:
+        server.answer(lambda handler, _: handler.say("<think>1 + 2</think> <answer>3</answer>", "big"))
+        stages = {
+            "solutions": {"recipe": "gsm8k_traces", "dataset_name": f"gsm8k:{gsm8k}", "prompt_template": "chat"},
+            "cold_start": {"recipe": "cold_start_sft", "dataset_name": "$solutions",
+                           "model_name_or_path": str(TINY / "world_base"), **tuned},
+            "teacher": {"recipe": "teacher_traces", "teacher_url": server.url, "teacher_model": "big",
+                        "dataset_name": str(problems), "num_generations": 2},
+            "student": {"recipe": "distill", "dataset_name": "$teacher",
+                        "model_name_or_path": str(TINY / "world_student"), **tuned},
+        }  # fmt: skip
+        assert pipeline.main(config(tmp_path, stages)) == 0
+        asked = len(server.requests)
+        capfd.readouterr()
+        assert pipeline.main(config(tmp_path, stages)) == 0
+        assert capfd.readouterr().out.count(": done") == 4 and len(server.requests) == asked
+    for rows, model in (("solutions", "cold_start"), ("teacher", "student")):
+        lineage = json.loads((tmp_path / "run" / "seed-0" / model / "lineage.json").read_text())
+        made = tmp_path / "run" / "seed-0" / rows
+        assert lineage["inputs"]["data"] == {"name": str(made), "sha256": fingerprint_of(made)}
 
 
 def test_a_launcher_s_other_processes_leave_the_work_to_the_first(tmp_path: Path, monkeypatch) -> None:
