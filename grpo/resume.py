@@ -84,7 +84,7 @@ def evaluation_due(cfg: EvalConfig, position: Position, total: int) -> bool:
 
 def _exported_update(run_dir: Path) -> int | None:
     path = run_dir / "final" / LINEAGE
-    return json.loads(path.read_text())["updates"] if path.exists() else None
+    return json.loads(path.read_text())["counts"]["updates"] if path.exists() else None
 
 
 def identity(cfg: RunConfig, problems: Problems, dist: Dist) -> dict[str, Any]:

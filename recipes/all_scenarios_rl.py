@@ -6,10 +6,11 @@ accelerate launch -m recipes.all_scenarios_rl --config recipes/configs/tiny_v3/a
 """
 
 import sys
+from functools import partial
 
-from recipes.r1_zero import main, parse
+from recipes import r1_zero
 
-__all__ = ["main", "parse"]
+parse, main = r1_zero.parse, partial(r1_zero.main, stage="all_scenarios_rl")
 
 if __name__ == "__main__":
     sys.exit(main())

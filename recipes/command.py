@@ -17,6 +17,7 @@ from grpo.errors import ToolkitError
 from grpo.loop import run
 from grpo.monitor.metrics import read_metrics
 from grpo.monitor.report import report_from_run
+from recipes.lineage import write_run_lineage
 
 WAIT_FOR_MAIN = 3.0  # seconds in which the launcher ends this process if the main one has failed too
 
@@ -38,11 +39,15 @@ def exit_code(work: Callable[[], int]) -> int:
         return 2
 
 
-def dry_run_or_train(parsed: ParsedRun) -> int:
+def dry_run_or_train(parsed: ParsedRun, stage: str) -> int:
+    """`stage`: the recipe, for the lineage of what it makes."""
     if parsed.config.output.dry_run:
         dry_run(parsed.config, parsed.report)
         return 0
+    began = time.monotonic()
     code = run(parsed.config, notes=parsed.notes)
+    if is_main() and code == 0:
+        write_run_lineage(parsed.config, stage=stage, seconds=time.monotonic() - began)
     if is_main():
         write_report(Path(parsed.config.output.output_dir))
     return code

@@ -24,6 +24,7 @@ from grpo.monitor.report import before_after_table, evaluation_samples, report_f
 from grpo.monitor.text import visible
 from grpo.setup import versions
 from recipes.command import dry_run_or_train, exit_code, is_main, print_table, set_aside, write_report
+from recipes.lineage import write_run_lineage
 
 CONFIG = Path(__file__).parent / "configs" / "tiny_v3" / "r1_zero.yaml"
 DEFAULTS = ["--config", str(CONFIG), "--model_name_or_path", str(CONFIG.parent / "base"), "--output_dir", "runs/demo"]
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def demonstrate(parsed: ParsedRun) -> int:
     cfg, began = parsed.config, time.perf_counter()
     if cfg.output.dry_run:
-        return dry_run_or_train(parsed)
+        return dry_run_or_train(parsed, "demo")
     if not (cfg.eval.eval_on_start and cfg.eval.eval_on_end):
         raise ConfigError("the demo compares before and after: leave eval_on_start and eval_on_end at true")
     run_dir = Path(cfg.output.output_dir)
@@ -66,6 +67,7 @@ def keep_older(run_dir: Path) -> None:
 
 def finish(cfg: RunConfig, run_dir: Path, seconds: float) -> None:
     """Write summary.json and report.html; print the table, the samples and where everything is."""
+    write_run_lineage(cfg, stage="demo", seconds=seconds)
     summary = summarise(cfg, run_dir, seconds)
     write_json_atomic(run_dir / "summary.json", summary)
     report = report_from_run(run_dir)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from grpo.policy.load import Policy, load_policy, require_model
 from grpo.sampling.choose import build_sampler
 from grpo.setup import Problems, load_sources
 from recipes.command import exit_code, write_report
-from recipes.lineage import LINEAGE, problem_inputs, write_lineage
+from recipes.lineage import problem_inputs, write_lineage
 from recipes.tuning.sft import R1_SCHEDULE
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
 from recipes.tuning.trainer_run import (
@@ -210,7 +209,7 @@ def build_trainer(run: TrainerRun, policy: Policy, teacher: torch.nn.Module, pro
 def finish(run: TrainerRun, final: Path, num_problems: int, seconds: float) -> None:
     cfg: OnPolicyConfig = run.config
     models = {"model": cfg.model.model_name_or_path, "teacher": cfg.teacher_model_name_or_path}
-    made = write_lineage(
+    write_lineage(
         cfg.output.output_dir,
         stage=STAGE,
         inputs={**models, **problem_inputs(cfg.data)},
@@ -218,7 +217,6 @@ def finish(run: TrainerRun, final: Path, num_problems: int, seconds: float) -> N
         seconds=seconds,
         counts={"problems": num_problems},
     )
-    shutil.copy(made, final / LINEAGE)
     print(f"the student is in {final}", flush=True)
     write_report(Path(cfg.output.output_dir))
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from grpo.config import DataConfig
+from grpo.checkpoint.keeper import LINEAGE
+from grpo.config import DataConfig, RunConfig
 from grpo.config.mixture import sources
 from grpo.config.parse import to_flat
 from grpo.errors import DataError
 from grpo.files import write_json_atomic
 from grpo.setup import git_commit, versions
 
-LINEAGE = "lineage.json"
+FINAL = "final"  # where a stage leaves the model it made
 
 
 def write_lineage(
@@ -28,20 +30,56 @@ def write_lineage(
     seconds: float,
     counts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """`inputs`: what each is for -> a path, or a Hub id or `gym:` task, which has no fingerprint here. `config`: the
-    stage's config dataclass, or a mapping."""
-    path = Path(output_dir) / LINEAGE
+    """Also into the folder of the model that the stage made, `<output_dir>/final`, where there is one.
+
+    `inputs`: what each is for -> a path, or a Hub id or `gym:` task, which has no fingerprint here. `config`: the
+    stage's config dataclass, or a mapping; models that only it names, such as a judge, are inputs too.
+    """
+    path, final = Path(output_dir) / LINEAGE, Path(output_dir) / FINAL
+    keys = to_flat(config) if is_dataclass(config) else dict(config)
+    named = {str(name) for name in inputs.values()}
+    others = [model for model in dict.fromkeys(models_in(keys)) if model not in named]
+    inputs = {**inputs, **{f"model {number}": model for number, model in enumerate(others, 2)}}
     lineage = {
         "stage": stage,
         "inputs": {role: {"name": str(name), "sha256": _fingerprint_or_none(name)} for role, name in inputs.items()},
-        "config": to_flat(config) if is_dataclass(config) else dict(config),
+        "config": keys,
         "counts": dict(counts or {}),
         "seconds": round(seconds, 3),
         "versions": versions(),
         "git_commit": git_commit(),
     }
     write_json_atomic(path, lineage)
+    if final.is_dir():
+        write_json_atomic(final / LINEAGE, lineage)
     return path
+
+
+def write_run_lineage(cfg: RunConfig, *, stage: str, seconds: float) -> None:
+    """Of a finished run of the training loop, once: `final/` comes from the loop with the counts alone."""
+    run_dir = Path(cfg.output.output_dir)
+    exported = json.loads((run_dir / FINAL / LINEAGE).read_text(encoding="utf-8"))
+    if "stage" not in exported:
+        write_lineage(
+            run_dir,
+            stage=stage,
+            inputs={"model": cfg.model.model_name_or_path, **problem_inputs(cfg.data)},
+            config=cfg,
+            seconds=seconds,
+            counts=exported["counts"],
+        )
+
+
+def models_in(value: Any, key: str = "") -> Iterator[str]:
+    """Every model that a stage's keys name, however deep."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from models_in(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from models_in(item, key)
+    elif isinstance(value, str) and (key.endswith("model_name_or_path") or (key == "reward_funcs" and "/" in value)):
+        yield value
 
 
 def problem_inputs(cfg: DataConfig) -> dict[str, str]:

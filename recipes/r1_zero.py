@@ -17,9 +17,9 @@ def parse(argv: Sequence[str]) -> RunConfig:
     return parse_run_config(argv).config
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, stage: str = "r1_zero") -> int:
     given = sys.argv[1:] if argv is None else argv
-    return exit_code(lambda: dry_run_or_train(parse_run_config(given)))
+    return exit_code(lambda: dry_run_or_train(parse_run_config(given), stage))
 
 
 if __name__ == "__main__":

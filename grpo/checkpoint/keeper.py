@@ -60,18 +60,15 @@ class Keeper:
         if self.learner.dist.is_main:
             shutil.rmtree(staged, ignore_errors=True)
             export_policy(self.learner.policy, staged, weights, merge=True)
-            write_json_atomic(staged / LINEAGE, {"updates": position.update, **lineage(self.identity)})
+            write_json_atomic(staged / LINEAGE, lineage(self.identity, position))
             shutil.rmtree(final, ignore_errors=True)
             staged.rename(final)
         return final
 
 
-def lineage(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Which model and which data a run started from."""
-    config = identity["config"]
+def lineage(identity: Mapping[str, Any], position: Position) -> dict[str, Any]:
+    """Which model a run started from, and what it counted; a recipe says the rest (recipes/lineage.py)."""
     return {
-        "model": config["model_name_or_path"],
-        "revision": config["model_revision"],
-        "dataset": config["dataset_name"] or config["dataset_mixture"],
-        "train_fingerprint": identity["data"],
+        "inputs": {"model": {"name": identity["config"]["model_name_or_path"]}},
+        "counts": {"updates": position.update, "problems_sha256": identity["data"]},
     }

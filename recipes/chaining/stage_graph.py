@@ -5,14 +5,14 @@ Evaluations are left out: each would be one more box at the end of an arrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from recipes.chaining.chain import REFERENCE, Stage
+from recipes.lineage import models_in
 
 BOX, HIGH = 152, 40
 LANE = 8  # width of an arrow that passes a row of boxes
@@ -62,18 +62,6 @@ def nodes_of(stages: Sequence[Stage], rows: Mapping[str, str]) -> list[Node]:
             for stage in stages
         ),
     ]
-
-
-def models_in(value: Any, key: str = "") -> Iterator[str]:
-    """Every model that a stage's keys name, however deep."""
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from models_in(item, name)
-    elif isinstance(value, list):
-        for item in value:
-            yield from models_in(item)
-    elif isinstance(value, str) and key.endswith("model_name_or_path"):
-        yield value
 
 
 def depths(nodes: Sequence[Node]) -> dict[str, int]:

@@ -7,7 +7,6 @@ optimizer, schedule, checkpoints and several processes are the trainer's. The lo
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -144,8 +143,8 @@ def require_base(name: str, stage: str) -> None:
     if found is None:
         return
     made = json.loads(found.read_text(encoding="utf-8"))
-    by = made.get("stage", "reinforcement learning")
-    source = made.get("inputs", {}).get("model", {}).get("name") or made.get("model")
+    by = made.get("stage", "reinforcement learning")  # a run of the loop without a recipe names no stage
+    source = made["inputs"]["model"]["name"]
     raise ConfigError(
         f"model_name_or_path: {name} was made by {by} from {source} (says {found}); {stage} starts from the base "
         "again, as R1 does: name that, or set `allow_tuned_start: true`"
@@ -265,9 +264,9 @@ def announce(policy: Policy, trainer: Any, dist: Dist) -> None:
 
 
 def finish(run: TrainerRun, stage: Stage, final: Path, counts: Mapping[str, Any], seconds: float) -> None:
-    """Lineage beside the run and in the model's own folder, and the report."""
+    """Lineage, and the report."""
     cfg: SftConfig = run.config
-    made = write_lineage(
+    write_lineage(
         cfg.output.output_dir,
         stage=stage.name,
         inputs={"model": cfg.model.model_name_or_path, "data": cfg.data.dataset_name},
@@ -275,6 +274,5 @@ def finish(run: TrainerRun, stage: Stage, final: Path, counts: Mapping[str, Any]
         seconds=seconds,
         counts=counts,
     )
-    shutil.copy(made, final / LINEAGE)
     print(f"the model is in {final}", flush=True)
     write_report(Path(cfg.output.output_dir))

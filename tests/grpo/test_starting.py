@@ -60,7 +60,7 @@ def test_a_finished_run_says_so_and_loads_no_weights(
     cfg = config(tiny_model, run_dir, **FULL, max_steps=2)
     assert fresh_run(cfg) == 0
     lineage = json.loads((run_dir / "final" / "lineage.json").read_text())
-    assert (lineage["updates"], lineage["model"]) == (2, str(tiny_model))
+    assert lineage["counts"]["updates"] == 2 and lineage["inputs"]["model"]["name"] == str(tiny_model)
     before = read_metrics(run_dir)
     with monkeypatch.context() as patch:
         patch.setattr(grpo.loop, "build_policy", None)
@@ -68,7 +68,7 @@ def test_a_finished_run_says_so_and_loads_no_weights(
     assert f"nothing is left to do: {run_dir} is finished, 2 of 2 updates" in capsys.readouterr().out
     assert read_metrics(run_dir) == before
     assert fresh_run(config(tiny_model, run_dir, **FULL, max_steps=3)) == 0
-    assert json.loads((run_dir / "final" / "lineage.json").read_text())["updates"] == 3
+    assert json.loads((run_dir / "final" / "lineage.json").read_text())["counts"]["updates"] == 3
 
 
 @pytest.mark.normal

@@ -62,12 +62,13 @@ def test_nothing_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_went_into_a_stage(tmp_path: Path) -> None:
-    base = folder(tmp_path / "base", weights="1")
+    base, judge = folder(tmp_path / "base", weights="1"), folder(tmp_path / "judge", weights="2")
+    rewards = ["format", str(judge), {"name": "preference_model", "model_name_or_path": "hub/other", "as": "other"}]
     path = write_lineage(
         tmp_path / "out",
         stage="rejection_sampling",
         inputs={"model": base, "problems": "gym:chain_sum"},
-        config=parts.config(base, seed=5),
+        config=parts.config(base, seed=5, reward_funcs=rewards),
         seconds=1.23456,
         counts={"rows": 7},
     )
@@ -75,5 +76,7 @@ def test_what_went_into_a_stage(tmp_path: Path) -> None:
     assert path == tmp_path / "out" / "lineage.json"
     assert (read["stage"], read["counts"], read["seconds"]) == ("rejection_sampling", {"rows": 7}, 1.235)
     assert read["inputs"]["model"] == {"name": str(base), "sha256": fingerprint_of(base)}
+    assert read["inputs"]["model 2"] == {"name": str(judge), "sha256": fingerprint_of(judge)}
+    assert read["inputs"]["model 3"] == {"name": "hub/other", "sha256": None} and len(read["inputs"]) == 4
     assert read["inputs"]["problems"] == {"name": "gym:chain_sum", "sha256": None}
     assert read["config"]["seed"] == 5 and "torch" in read["versions"] and "git_commit" in read

@@ -3,6 +3,7 @@ prompts in the last updates alone, resumed after a kill as if nothing had been."
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 
 from grpo.config.coerce import dump_yaml, load_yaml
 from grpo.config.parse import parse_run_config
+from grpo.errors import ConfigError
 from grpo.monitor.completions import read_completions
 from grpo.monitor.metrics import read_metrics
 from recipes import all_scenarios_rl, reasoning_rl
+from recipes.lineage import fingerprint_of
 from recipes.tiny_manners import requests
+from recipes.tuning.sft import require_base
 from tests.grpo.tiny_runs import evidence, fresh_run, killed_after
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "tiny_v3"
@@ -77,8 +81,34 @@ def test_reasoning_rl_trains_on_every_task_and_reports_every_task(shipped: Any, 
     assert held_out["eval/pass@1"] == pytest.approx(sum(p * n for p, n in zip(per_task, sizes, strict=True)) / 8)
 
 
+def test_what_a_run_came_from_is_told_once_beside_it_and_in_its_model(
+    shipped: Any, tiny_base: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    flags = shipped("reasoning_rl", run_dir, max_steps=1, eval_on_end=False)
+    assert reasoning_rl.main(flags) == 0
+    text = (run_dir / "lineage.json").read_text()
+    made = json.loads(text)
+    assert (made["stage"], made["counts"]["updates"], made["config"]["max_steps"]) == ("reasoning_rl", 1, 1)
+    assert made["inputs"]["model"] == {"name": str(tiny_base), "sha256": fingerprint_of(tiny_base)}
+    assert made["inputs"]["problems 2"]["name"].startswith("gym:") and len(made["counts"]["problems_sha256"]) == 64
+    assert reasoning_rl.main([*flags, "--resume", "must"]) == 0  # nothing is left to do
+    assert (run_dir / "lineage.json").read_text() == (run_dir / "final" / "lineage.json").read_text() == text
+    with pytest.raises(ConfigError, match=f"was made by reasoning_rl from {tiny_base}"):
+        require_base(str(run_dir / "final"), "second_sft")
+
+
+def test_a_run_without_a_recipe_says_whose_model_it_was_too(shipped: Any, tiny_base: Path, tmp_path: Path) -> None:
+    cfg = parse_run_config(shipped("reasoning_rl", tmp_path / "run", max_steps=1, eval_on_end=False)).config
+    assert fresh_run(cfg) == 0
+    with pytest.raises(ConfigError, match=f"was made by reinforcement learning from {tiny_base}"):
+        require_base(str(tmp_path / "run" / "final"), "second_sft")
+
+
 @pytest.mark.normal
-def test_general_prompts_and_their_reward_come_in_the_last_updates_alone(shipped: Any, tmp_path: Path) -> None:
+def test_general_prompts_and_their_reward_come_in_the_last_updates_alone(
+    shipped: Any, tiny_judge: Path, tmp_path: Path
+) -> None:
     assert all_scenarios_rl.main(shipped("all_scenarios_rl", tmp_path / "run")) == 0
     by_update = tasks_by_update(tmp_path / "run")
     before, after = [tasks.get("general", 0) for tasks in by_update.values()][:2], [*by_update.values()][2:]
@@ -91,6 +121,8 @@ def test_general_prompts_and_their_reward_come_in_the_last_updates_alone(shipped
         assert row["reward/format"] is not None and row["reward/language_consistency"] is not None
         applied = ("gym", "preference_model", "format", "language_consistency")
         assert row["reward"] == pytest.approx(sum(row[f"reward/{name}"] or 0.0 for name in applied), abs=1e-5)
+    inputs = json.loads((tmp_path / "run" / "lineage.json").read_text())["inputs"]
+    assert inputs["model 2"] == {"name": str(tiny_judge), "sha256": fingerprint_of(tiny_judge)}
     held_out = read_metrics(tmp_path / "run")[-1]
     assert "eval/pass@1/gcd" in held_out and "eval/pass@1/general" not in held_out  # a talk has no right answer
     assert held_out["eval/problems/general"] == 2 and held_out["eval/mean_length/general"] > 0
