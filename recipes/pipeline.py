@@ -6,6 +6,7 @@ python -m recipes.pipeline --config recipes/configs/tiny_v3/pipeline.yaml --from
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from grpo.files import write_json_atomic, write_text_atomic
 from grpo.monitor.evaluation_page import shown
 from grpo.setup import versions
 from recipes.chaining.accounts import counts, sampled_tokens
-from recipes.chaining.chain import Chain, Stage, in_order, mapped
+from recipes.chaining.chain import Chain, Stage, in_order, kept_back, mapped
 from recipes.chaining.foresight import benchmarks_of, check_tables
 from recipes.chaining.pipeline_page import cells, write_page
 from recipes.chaining.stage_graph import ON_PAPER, graph
@@ -94,6 +95,8 @@ def pipeline(cfg: PipelineConfig) -> int:
         write_text_atomic(Path(cfg.draw), graph(stages, rows_of(cfg), look=ON_PAPER))
         print(f"the stages: {cfg.draw}")
         return 0
+    if said := kept_back(os.environ):
+        print(f"{', '.join(said)}: not for the stages; what they are to be launched with is in the file of `launch`")
     chains = {seed: Chain(folder=Path(cfg.output_dir) / f"seed-{seed}", stages=stages) for seed in cfg.all_seeds}
     for seed, chain in chains.items():
         for number, stage in enumerate(chosen, start=1):

@@ -235,6 +235,15 @@ def child(command: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+def kept_back(environment: Mapping[str, str]) -> list[str]:
+    """What somebody told the launcher of this process, and `child` keeps from the stages."""
+    unsaid = ("no", "false", "default")  # what `accelerate launch` writes for a flag that is not given
+    said = [name for name in environment if name.startswith("ACCELERATE_") and environment[name].lower() not in unsaid]
+    if environment.get("WORLD_SIZE", "1") != "1":
+        said.append("WORLD_SIZE")
+    return [f"{name}={environment[name]}" for name in sorted(said)]
+
+
 def _stop_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

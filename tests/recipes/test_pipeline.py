@@ -14,7 +14,7 @@ import pytest
 from grpo.config.coerce import dump_yaml
 from grpo.errors import ConfigError
 from recipes import pipeline
-from recipes.chaining.chain import Chain, Stage, in_order
+from recipes.chaining.chain import Chain, Stage, in_order, kept_back
 from recipes.lineage import fingerprint_of
 from tests.http_server import Server
 
@@ -281,3 +281,29 @@ def test_rows_of_a_file_and_of_a_teacher_feed_the_tuning_behind_them(
 def test_a_launcher_s_other_processes_leave_the_work_to_the_first(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(os.environ, "RANK", "1")
     assert pipeline.main(config(tmp_path)) == 0 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.normal
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num_processes", "1"], None),
+        (
+            ["--num_processes", "1", "--cpu", "--mixed_precision", "bf16"],
+            "ACCELERATE_MIXED_PRECISION=bf16, ACCELERATE_USE_CPU=True: not for the stages",
+        ),
+    ],
+    ids=["plain", "told"],
+)
+def test_what_a_launcher_is_told_in_vain_is_said(flags: list[str], said: str | None, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", "recipes.pipeline"]
+    nobody_s = {**os.environ, "HF_HOME": str(tmp_path)}  # no launch file of whoever runs the tests
+    done = subprocess.run(
+        [*launch, *config(tmp_path), "--dry_run"], cwd=ROOT, env=nobody_s, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("not for the stages") == (said is not None) and (said or "") in done.stdout
+
+
+def test_several_processes_are_told_of_too() -> None:
+    assert kept_back({"WORLD_SIZE": "2", "ACCELERATE_DYNAMO_BACKEND": "NO"}) == ["WORLD_SIZE=2"]
+    assert kept_back({"WORLD_SIZE": "1"}) == []
