@@ -59,11 +59,19 @@ class Seen:
 
     def add(self, *texts: str) -> bool:
         """Whether these texts, taken together, are new."""
-        text = "\0".join(" ".join(words(text)) for text in texts)
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        digest = _digest(texts)
         new = digest not in self.digests
         self.digests.add(digest)
         return new
+
+    def forget(self, *texts: str) -> None:
+        """As if these texts had not been added."""
+        self.digests.remove(_digest(texts))
+
+
+def _digest(texts: Iterable[str]) -> bytes:
+    text = "\0".join(" ".join(words(text)) for text in texts)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def words(text: str) -> Iterator[str]:

@@ -56,6 +56,11 @@ class Sample:
         """All that the assistant said."""
         return said(self.problem, self.rollout)
 
+    @property
+    def compared(self) -> tuple[str, str]:
+        """Its question and its words: a row of the same ones is its copy."""
+        return question_text(self.problem.prompt), untagged(self.text)
+
 
 @dataclass(kw_only=True)
 class Counts:
@@ -131,7 +136,7 @@ def choose(scored: ScoredGroup, cfg: KeepConfig, seen: Seen, tally: Tally, *, un
         why = refusal(sample, cfg, unjudged=unjudged)
         if why is None and cfg.max_per_problem is not None and len(kept) == cfg.max_per_problem:
             why = NOT_CHOSEN
-        if why is None and not seen.add(question_text(sample.problem.prompt), untagged(sample.text)):
+        if why is None and not seen.add(*sample.compared):
             why = DUPLICATE
         if why is None:
             kept.append(sample)

@@ -30,6 +30,8 @@ from recipes.rows.sources import Source
 from rewards.rubric import Rubric
 
 REPORT = "report.json"
+# A run without a row ends behind so many shards and this share of its problems, whichever comes last.
+FRUITLESS_SHARDS, FRUITLESS_SHARE = 4, 0.1
 # Place, speed and access: other values make the same rows.
 FREE_KEYS = {
     "output_dir", "resume", "sampler", "rows_per_forward", "max_tokens_in_flight", "rewrite_url", "rewrite_timeout",
@@ -94,7 +96,8 @@ def write_groups(
     polish: Polish | None,
 ) -> None:
     """A shard for every part of the source; shows how far it is and how long it may take. Every process goes through
-    the source, the main one chooses and writes. Raises Interrupted."""
+    the source, the main one chooses and writes. Raises Interrupted, and DataError where so much has given no row
+    that the rest would give few."""
     lineage = {"stage": stage, **source.lineage(folder.identity)}
     bar = counted(total=source.total, initial=folder.done, desc="problems", unit="problems", disable=not dist.is_main)
     with bar:
@@ -111,6 +114,8 @@ def write_groups(
             folder.add(rows, problems=len(part))
             bar.set_description_str(f"{folder.tally.total.rows:,} rows; problems", refresh=False)
             bar.update(len(part))
+            if folder.done >= max(FRUITLESS_SHARDS * folder.cfg.problems_per_shard, FRUITLESS_SHARE * source.total):
+                refuse_nothing(folder)
 
 
 def to_row(sample: Sample, original: str, lineage: Mapping[str, Any], template: Template | None) -> Conversation:
@@ -166,9 +171,8 @@ def identity_of(cfg: Any, problems: str) -> dict[str, Any]:
 
 def finish(cfg: Any, folder: RowsFolder, stage: str, seconds: float) -> None:
     """Report and lineage, on disk and for a person. Raises DataError where no row is left."""
-    tally, flat = folder.tally, to_flat(cfg)
-    report = {"tasks": tally.as_json(), "total": tally.total.as_json(), "mixed": folder.mixed}
-    write_json_atomic(folder.path / REPORT, report)
+    refuse_nothing(folder)
+    flat, report = to_flat(cfg), report_of(folder)
     fingerprints = {"problems_sha256": folder.identity["problems"]}  # of a gym task too, which is no file
     others = {"mixed in": flat["mix_dataset"]} if flat.get("mix_dataset") else {}
     write_lineage(
@@ -179,10 +183,24 @@ def finish(cfg: Any, folder: RowsFolder, stage: str, seconds: float) -> None:
         seconds=seconds,
         counts=report | fingerprints,
     )
-    lines = "\n".join(tally.lines())
-    if not tally.total.rows:
-        raise DataError(
-            f"no sample became a row. What became of them (also in {folder.path / REPORT}):\n{lines}\nLoosen "
-            "keep_at_least and the other rules, raise max_completion_length, or sample a better model"
-        )
-    print(f"\n{lines}\n\n{tally.total.rows:,} rows: {folder.rows_path}   report: {folder.path / REPORT}", flush=True)
+    print("", *folder.tally.lines(), "", sep="\n")
+    print(f"{folder.tally.total.rows:,} rows: {folder.rows_path}   report: {folder.path / REPORT}", flush=True)
+
+
+def report_of(folder: RowsFolder) -> dict[str, Any]:
+    """What is known of the samples so far, written into the folder."""
+    report = {"tasks": folder.tally.as_json(), "total": folder.tally.total.as_json(), "mixed": folder.mixed}
+    write_json_atomic(folder.path / REPORT, report)
+    return report
+
+
+def refuse_nothing(folder: RowsFolder) -> None:
+    """Raises DataError where no sample became a row."""
+    if folder.tally.total.rows:
+        return
+    report_of(folder)
+    lines = "\n".join(folder.tally.lines())
+    raise DataError(
+        f"no sample became a row, of {folder.done:,} problems. What became of them (also in {folder.path / REPORT}):\n"
+        f"{lines}\nLoosen keep_at_least and the other rules, raise max_completion_length, or sample a better model"
+    )

@@ -101,6 +101,7 @@ class Rewriter:
                 kept.append((new, sample.text))
             else:
                 folder.tally.of(sample.problem.task).dropped[why] += 1
+                folder.seen.forget(*sample.compared)  # of no row, so a resumed run would not know it either
         return kept
 
     def request(self, sample: Sample) -> list[Message]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from data.conversations import ShardWriter
 from recipes import make_cold_start
 from recipes.rows.rewrite import PROMPT
 from tests.http_server import Server
@@ -197,6 +198,39 @@ def test_the_tag_that_a_prompt_opened_goes_over_to_the_completion(tiny_base: Pat
     assert traces(tiny_base, tmp_path, rows, prompt_template="plain") == 0
     read = [(row.prompt, row.completion) for row in rows_of(tmp_path / "rows")]
     assert read == [(q, thought(a)) for q, a in QUESTIONS.items()]
+
+
+def test_a_question_whose_rewriting_failed_may_come_again_and_a_resume_knows_no_less(
+    tiny_base: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same row twice, the first time rewritten badly; one run is broken off between the two."""
+    first, second = ({"prompt": q, "completion": thought(a), "answer": a} for q, a in [*QUESTIONS.items()][:2])
+    rewriting = {"rewrite_url": server.url, "rewrite_model": "helper", "problems_per_shard": 1}
+    write, made = ShardWriter.write, []
+
+    def broken_off(writer: ShardWriter, rows: Any, *, state: Any) -> Path:
+        if writer.next == 2:
+            raise KeyboardInterrupt
+        return write(writer, rows, state=state)
+
+    def cut_once(handler: Any, request: dict[str, Any]) -> None:
+        again = len([1 for asked, _ in server.requests if asked["messages"] == request["messages"]]) > 1
+        end = "stop" if again or "2 + 3" not in request["messages"][0]["content"] else "length"
+        handler.say(thought("5" if "2 + 3" in request["messages"][0]["content"] else "8"), "helper", finish_reason=end)
+
+    server.answer(cut_once)
+    for folder in ("whole", "cut"):
+        server.requests.clear()
+        (tmp_path / folder).mkdir()
+        given = (tiny_base, tmp_path / folder, [first, second, first])
+        if folder == "cut":
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(ShardWriter, "write", broken_off)
+                traces(*given, **rewriting)
+        assert traces(*given, **rewriting, resume="auto") == 0
+        made.append([row.id for row in rows_of(tmp_path / folder / "rows")])
+        assert report_of(tmp_path / folder / "rows")["total"]["dropped"] == {"not rewritten: no answer, or cut off": 1}
+    assert made[0] == made[1] == ["traces.jsonl:2#0", "traces.jsonl:3#0"]
 
 
 def test_rows_without_a_gold_answer_are_kept_unverified_and_counted_so(tiny_base: Path, tmp_path: Path) -> None:

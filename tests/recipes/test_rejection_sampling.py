@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 from pathlib import Path
@@ -155,6 +156,23 @@ def test_nothing_good_enough_is_an_error_that_says_what_became_of_it(
     told = capsys.readouterr().err
     assert "no sample became a row" in told and "dropped: longer than max_kept_length=1" in told
     assert report_of(tmp_path / "rows")["total"]["rows"] == 0
+
+
+def test_a_run_that_keeps_nothing_ends_after_some_shards(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tenth of the problems is more than four shards of one problem, and less than four of eight."""
+    sizes = {1: 0.1, 8: 32}
+    for shard, wanted in sizes.items():
+        folder = tmp_path / str(shard)
+        given = words(tiny_base, folder, max_kept_length=1, problems_per_shard=shard)
+        assert sample(*given) == 2
+        told = capsys.readouterr()
+        (total,) = re.findall(r"([\d,]+) problems x 4 samples", told.out)
+        problems = report_of(folder)["total"]["problems"]
+        assert problems == (math.ceil(int(total) * wanted) if wanted < 1 else wanted) < int(total)
+        assert f"no sample became a row, of {problems} problems" in told.err
+        assert "dropped: longer than max_kept_length=1" in told.err
 
 
 def test_problems_of_a_benchmark_are_not_sampled(
