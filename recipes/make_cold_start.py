@@ -60,11 +60,11 @@ def make_cold_start(cfg: ColdStartConfig) -> int:
     tokenizer, rubric = load_tokenizer(cfg.model), build_rubric(cfg.rewards)
     check_keep(cfg.keep, rubric)
     source: Source
+    index = benchmark_index(cfg.keep.decontaminate, tokenizer)
     if cfg.from_traces:
-        index = benchmark_index(cfg.keep.decontaminate, tokenizer, [])
         source = Traces.of(cfg.data, tokenizer, rubric, index)
     else:
-        source = Problems.of(run, cfg.keep, tokenizer, rubric, dist)
+        source = Problems.of(run, index, tokenizer, rubric, dist)
     polish = Rewriter.of(cfg.rewrite, cfg.keep, tokenizer, rubric, seed=cfg.rows.seed)
     return make_rows(cfg, source, dist, stage="make_cold_start", polish=polish)
 

@@ -21,7 +21,7 @@ from recipes.rows.choose import KeepConfig
 from recipes.rows.make_rows import check_keep, make_rows
 from recipes.rows.mix_rows import MixConfig, Others
 from recipes.rows.rows_folder import RowsConfig
-from recipes.rows.sources import Problems, as_run
+from recipes.rows.sources import Problems, as_run, benchmark_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,9 @@ def rejection_sampling(cfg: RejectionSamplingConfig) -> int:
     count_loading(is_main=dist.is_main)
     tokenizer, rubric = load_tokenizer(cfg.model), build_rubric(cfg.rewards)
     check_keep(cfg.keep, rubric)
-    source = Problems.of(run, cfg.keep, tokenizer, rubric, dist)
-    others = Others.of(cfg.mix, cfg.data, cfg.rows, tokenizer)
+    index = benchmark_index(cfg.keep.decontaminate, tokenizer)
+    source = Problems.of(run, index, tokenizer, rubric, dist)
+    others = Others.of(cfg.mix, cfg.data, cfg.rows, tokenizer, index)
     return make_rows(cfg, source, dist, stage="rejection_sampling", others=others)
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from data.conversations import Conversation, read_conversations
+from data.curate import NgramIndex, contaminated
 from data.templates import Template, build_prompt
 from grpo.config import DataConfig
 from grpo.errors import ConfigError, DataError
@@ -34,29 +35,41 @@ class MixConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Others:
-    """A set that was read through once: `total` rows, all of them conversations."""
+    """A set that was read through once: `total` rows, all of them conversations, `left_out` more that share words with
+    a benchmark."""
 
     cfg: MixConfig
     template: Template
     system_prompt: str | None
     tokenizer: Any
+    index: NgramIndex
     total: int
+    left_out: int
 
     @classmethod
-    def of(cls, cfg: MixConfig, data: DataConfig, rows: RowsConfig, tokenizer: Any) -> Others | None:
+    def of(cls, cfg: MixConfig, data: DataConfig, rows: RowsConfig, tokenizer: Any, index: NgramIndex) -> Others | None:
         """None where nothing is mixed in. Raises ConfigError and DataError, before anything is sampled."""
         if cfg.mix_dataset is None:
             return None
         if not 0 < cfg.mix_share < 1:
             raise ConfigError(f"mix_share: got {cfg.mix_share}; allowed: above 0 and below 1")
         template = rows.rows_template or data.prompt_template
-        total = sum(1 for row in _read(cfg) if in_template(row, template))
-        return cls(cfg=cfg, template=template, system_prompt=data.system_prompt, tokenizer=tokenizer, total=total)
+        dirty = [_shares_words(row, index) for row in _read(cfg) if in_template(row, template)]
+        return cls(
+            cfg=cfg,
+            template=template,
+            system_prompt=data.system_prompt,
+            tokenizer=tokenizer,
+            index=index,
+            total=dirty.count(False),
+            left_out=dirty.count(True),
+        )
 
     def rows(self, count: int, seed: int) -> Iterator[Conversation]:
         """`count` of them, drawn without repetition, in the order of the set."""
         drawn = set(random.Random(f"{seed}/mix").sample(range(self.total), count))
-        for number, row in enumerate(_read(self.cfg)):
+        clean = (row for row in _read(self.cfg) if not _shares_words(row, self.index))
+        for number, row in enumerate(clean):
             if number in drawn:
                 yield self._one_of_ours(row)
 
@@ -74,10 +87,18 @@ def _read(cfg: MixConfig) -> Iterator[Conversation]:
     return read_conversations(str(cfg.mix_dataset), split=cfg.mix_split, config=cfg.mix_config)
 
 
+def _shares_words(row: Conversation, index: NgramIndex) -> bool:
+    """Whether any turn of the prompt does."""
+    turns = [row.prompt] if isinstance(row.prompt, str) else [str(message["content"]) for message in row.prompt]
+    return any(contaminated(turn, index) for turn in turns)
+
+
 def mix_in(folder: RowsFolder, others: Others | None) -> None:
     """Add the share that is asked for; where the set is too small, all of it, with a warning."""
     if others is None:
         return
+    if others.left_out:
+        print(f"{others.cfg.mix_dataset}: {others.left_out:,} conversations share words with a benchmark: left out")
     share = others.cfg.mix_share
     sampled = folder.tally.total.rows - folder.mixed
     wanted = round(sampled * share / (1 - share))

@@ -20,7 +20,6 @@ from grpo.sampled import sampled
 from grpo.setup import build_policy, load_data, load_sources
 from grpo.signals import StopRequest
 from grpo.types import ScoredGroup
-from recipes.rows.choose import KeepConfig
 from recipes.rows.rows_folder import RowsFolder
 from rewards.doctor import examine
 from rewards.rubric import Rubric
@@ -59,12 +58,12 @@ class Problems:
     unjudged = False
 
     @classmethod
-    def of(cls, run: RunConfig, keep: KeepConfig, tokenizer: Any, rubric: Rubric, dist: Dist) -> Problems:
-        """The training problems that share nothing with a benchmark. Raises DataError where none is left, RewardError
+    def of(cls, run: RunConfig, index: NgramIndex, tokenizer: Any, rubric: Rubric, dist: Dist) -> Problems:
+        """The training problems that share nothing with the index. Raises DataError where none is left, RewardError
         where the rewards cannot judge them."""
         data = load_data(run, tokenizer, rubric)
         notes = list(data.notes)
-        problems = decontaminated(data.train, keep.decontaminate, tokenizer, notes)
+        problems = decontaminated(data.train, index, notes)
         if run.rewards.check_rewards:
             refuse_sick_rewards(dist.from_main(examine(rubric, problems, seconds=2.0) if dist.is_main else None))
         return cls(run=run, rubric=rubric, problems=problems, notes=[*notes, plan_line(run, len(problems))])
@@ -118,11 +117,8 @@ def as_run(cfg: Any) -> RunConfig:
     return run
 
 
-def decontaminated(
-    problems: Sequence[Problem], benchmarks: Sequence[Mapping[str, Any]], tokenizer: Any, notes: list[str]
-) -> list[Problem]:
-    """Without those whose question shares ten words in a row with a benchmark's. Raises DataError if none is left."""
-    index = benchmark_index(benchmarks, tokenizer, notes)
+def decontaminated(problems: Sequence[Problem], index: NgramIndex, notes: list[str]) -> list[Problem]:
+    """Without those whose question shares ten words in a row with the index. Raises DataError if none is left."""
     found = [(problem, contaminated(problem.question, index)) for problem in problems]
     dirty = [f"  {problem.id} has {overlap.ngram!r} of {overlap.item}" for problem, overlap in found if overlap]
     if dirty:
@@ -133,9 +129,9 @@ def decontaminated(
     return clean
 
 
-def benchmark_index(benchmarks: Sequence[Mapping[str, Any]], tokenizer: Any, notes: list[str]) -> NgramIndex:
-    """The questions of the benchmarks' test splits."""
+def benchmark_index(benchmarks: Sequence[Mapping[str, Any]], tokenizer: Any) -> NgramIndex:
+    """The questions of the benchmarks' test splits. Raises DataError where one cannot be read."""
     if not benchmarks:
         return NgramIndex(())
-    tests = load_sources(DataConfig(dataset_mixture=list(benchmarks)), "test", tokenizer, Rubric(()), notes)
+    tests = load_sources(DataConfig(dataset_mixture=list(benchmarks)), "test", tokenizer, Rubric(()), [])
     return NgramIndex((problem.id, problem.question) for source in tests for problem in source)

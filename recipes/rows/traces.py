@@ -51,11 +51,14 @@ class Traces:
         if data.dataset_name is None:
             raise ConfigError("from_traces reads one set: give its name as dataset_name, and no dataset_mixture")
         names: dict[str, set[str]] = defaultdict(set)  # of the columns, by task
-        total, gold, first = 0, 0, None
+        read, total, gold, first = 0, 0, 0, None
 
         def problems() -> Iterator[Problem]:
-            nonlocal total, gold, first
-            for problem, _ in _problems(data, index):
+            nonlocal read, total, gold, first
+            for problem, _ in _problems(data):
+                read += 1
+                if contaminated(problem.question, index):
+                    continue
                 first, total = first or problem, total + 1
                 gold += problem.columns["answer"] is not None
                 names[problem.task].update(problem.columns)
@@ -84,14 +87,18 @@ class Traces:
             conversational=not isinstance(first.prompt, str),
             think_opened=opens_thinking(first, tokenizer),
             index=index,
-            notes=[f"{data.dataset_name}: {total} problems with conversations, {gold} of them with a gold answer"],
+            notes=[
+                f"{data.dataset_name}: {total} problems with conversations, {gold} of them with a gold answer",
+                *([f"{read - total} more share words with a benchmark: left out"] if read > total else []),
+            ],
         )
 
     def lineage(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         return {"set": identity["dataset_name"]}
 
     def groups(self, folder: RowsFolder, dist: Dist, stop: StopRequest) -> Iterator[list[ScoredGroup]]:
-        found = islice(_problems(self.data, self.index), folder.done, None) if dist.is_main else iter(())
+        asked = (pair for pair in _problems(self.data) if not contaminated(pair[0].question, self.index))
+        found = islice(asked, folder.done, None) if dist.is_main else iter(())
         while part := list(islice(found, folder.cfg.problems_per_shard)):
             stop.poll()
             groups = [self._group(problem, texts) for problem, texts in part]
@@ -116,15 +123,13 @@ def spoken(problem: Problem, text: str, tokenizer: Any) -> Rollout:
     )
 
 
-def _problems(data: DataConfig, index: NgramIndex) -> Iterator[tuple[Problem, list[str]]]:
+def _problems(data: DataConfig) -> Iterator[tuple[Problem, list[str]]]:
     """Each problem with what was said to it."""
     read = read_conversations(str(data.dataset_name), split=data.dataset_train_split, config=data.dataset_config)
     rows = (in_template(row, data.prompt_template, data.system_prompt) for row in read)
     for _, same in groupby(rows, key=lambda row: row.prompt):
         siblings = list(same)
-        problem = _problem(siblings[0], data)
-        if not contaminated(problem.question, index):
-            yield problem, [row.completion for row in siblings]
+        yield _problem(siblings[0], data), [row.completion for row in siblings]
 
 
 def _problem(row: Conversation, data: DataConfig) -> Problem:

@@ -251,13 +251,16 @@ def test_a_gold_column_that_no_row_has_is_named_and_null_takes_the_rows_as_they_
     assert len(rows_of(tmp_path / "rows")) == 6
 
 
-def test_traces_of_a_benchmark_are_left_out(tiny_base: Path, tmp_path: Path) -> None:
+def test_traces_of_a_benchmark_are_left_out(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "test.jsonl").write_text(json.dumps({"q": "what is 2+3"}))
     benchmark = {
         "dataset_name": str(tmp_path / "{split}.jsonl"), "dataset_kwargs": {}, "dataset_filter": None,
         "dataset_prompt_column": "q", "dataset_answer_column": None,
     }  # fmt: skip
     assert traces(tiny_base, tmp_path, rows_as("messages"), decontaminate=[benchmark]) == 0
+    assert "1 more share words with a benchmark: left out" in capsys.readouterr().out
     assert [row.columns["answer"] for row in rows_of(tmp_path / "rows")] == ["8", "7"]
 
 

@@ -250,6 +250,20 @@ class TestMixedIn:
         assert "asks for" in capsys.readouterr().out
         assert sum(row.task == "general" for row in rows_of(tmp_path / "rows")) == 60
 
+    def test_a_conversation_of_a_benchmark_is_not_added(
+        self, others: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "test_bench.jsonl").write_text("".join(json.dumps({"q": f"Hello, {n}!"}) + "\n" for n in range(50)))
+        benchmark = {
+            "dataset_name": str(tmp_path / "{split}_bench.jsonl"), "dataset_kwargs": {}, "dataset_prompt_column": "q",
+            "dataset_answer_column": None,
+        }  # fmt: skip
+        given = words(tiny_base, tmp_path / "rows", mix_dataset=str(others), mix_share=0.9, decontaminate=[benchmark])
+        assert sample(*given) == 0
+        assert "50 conversations share words with a benchmark: left out" in capsys.readouterr().out
+        mixed = {row.completion for row in rows_of(tmp_path / "rows") if row.task == "general"}
+        assert mixed == {f"{n} to you" for n in range(50, 60)}
+
     def test_several_turns_do_not_fit_into_a_template_of_text(
         self, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
