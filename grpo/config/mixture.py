@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from grpo.config.coerce import build, key_types, refuse_unknown
-from grpo.config.schema import DataConfig, EntryConfig, SourceConfig
+from grpo.config.schema import DataConfig, EntryConfig
 from grpo.errors import ConfigError
 
+Entry = TypeVar("Entry")
 _COMMON: dict[str, str | None] = {"split": "dataset_train_split", "columns": None}
 TRL_NAMES = {
     "path": "dataset_name", "name": "dataset_config", "data_files": "dataset_name", "fraction": "weight", **_COMMON
@@ -24,11 +25,18 @@ def sources(cfg: DataConfig) -> list[EntryConfig]:
 
     Raises ConfigError for an entry that is no source, and for weights that some have and others lack.
     """
-    top = {field.name: getattr(cfg, field.name) for field in fields(SourceConfig)}
-    entries = [_entry(top, number, given) for number, given in enumerate(cfg.dataset_mixture)]
-    if len({entry.weight is None for entry in entries}) > 1:
+    found = entries(cfg, EntryConfig)
+    if len({entry.weight is None for entry in found}) > 1:
         raise ConfigError("dataset_mixture: some entries have a weight and some have none: give one to all or to none")
-    return entries or [build(EntryConfig, top)]
+    return found
+
+
+def entries(cfg: Any, kind: type[Entry]) -> list[Entry]:
+    """The entries of `cfg.dataset_mixture` as `kind`, or the one source that `cfg` is itself; what an entry does not
+    say is as in `cfg`. Raises ConfigError."""
+    top = {field.name: getattr(cfg, field.name) for field in fields(kind) if hasattr(cfg, field.name)}
+    given = enumerate(cfg.dataset_mixture or ())
+    return [_entry(kind, top, number, entry) for number, entry in given] or [build(kind, top)]
 
 
 def weights(cfg: DataConfig) -> list[float] | None:
@@ -78,11 +86,11 @@ def _renamed(entry: Mapping[str, Any], ours: Mapping[str, str | None]) -> dict[s
     return {str(ours[name]): value for name, value in given.items() if ours[name] is not None}
 
 
-def _entry(top: Mapping[str, Any], number: int, given: Mapping[str, Any]) -> EntryConfig:
+def _entry(kind: type[Entry], top: Mapping[str, Any], number: int, given: Mapping[str, Any]) -> Entry:
     place = f"dataset_mixture, entry {number + 1}"
     try:
-        refuse_unknown(given, key_types(EntryConfig))
-        entry = build(EntryConfig, {**top, **given})
+        refuse_unknown(given, key_types(kind))
+        entry: Any = build(kind, {**top, **given})
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
     if entry.dataset_name is None:

@@ -7,6 +7,7 @@ follow from others are properties.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,10 +76,15 @@ class DataConfig(SourceConfig):
     allow_bad_rows: bool = False  # train without rows that cannot be read or judged, instead of refusing to start
 
     def __post_init__(self) -> None:
-        if self.dataset_name is None and not self.dataset_mixture:
-            raise ConfigError("dataset_name is required: give it in the YAML file or as --dataset_name")
-        if self.dataset_name is not None and self.dataset_mixture:
-            raise ConfigError("dataset_name is given, and so is dataset_mixture: keep one of the two")
+        require_one_source(self.dataset_name, self.dataset_mixture)
+
+
+def require_one_source(name: str | None, mixture: Sequence[Mapping[str, Any]] | None) -> None:
+    """Raises ConfigError unless either `dataset_name` or `dataset_mixture` is given."""
+    if name is None and not mixture:
+        raise ConfigError("dataset_name is required: give it in the YAML file or as --dataset_name")
+    if name is not None and mixture:
+        raise ConfigError("dataset_name is given, and so is dataset_mixture: keep one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,26 +12,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from data.conversations import read_conversations
 from grpo.checkpoint.runlock import RunLock
 from grpo.config import AdapterConfig, ModelConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
-from grpo.policy.load import (
-    Policy,
-    load_generation_config,
-    load_model_config,
-    require_model,
-    routers,
-    stop_token_ids,
-)
+from grpo.policy.load import Policy, routers
 from recipes.command import exit_code, write_report
-from recipes.lineage import LINEAGE, fingerprint_of, write_lineage
-from recipes.tuning.sft_rows import IGNORED, RowEncoder, token_key, write_tokens
+from recipes.lineage import LINEAGE, write_lineage
+from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_file
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
 from recipes.tuning.trainer_run import (
     MetricsCallback,
@@ -67,18 +59,6 @@ METRICS = {
     "epoch": "epoch",
 }
 LEAK = 1e-2  # of the spread of the logits: far over rounding in bfloat16, far under what a leak changes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversationsConfig:
-    """The rows: our own, `prompt` + `completion`, `messages`, or open-r1's, in a file, a folder or a Hub set."""
-
-    dataset_name: str  # a .jsonl, .json or .parquet file, a folder of shards, or a Hub id
-    dataset_config: str | None = None  # name of a configuration of a Hub data set
-    dataset_train_split: str = "train"  # split that is trained on
-    max_length: int = 32768  # tokens of a row and of a packed row, prompt included; R1's
-    # what becomes of longer rows: left out, or cut, whose end the model then never sees; both are counted
-    long_rows: Literal["drop", "truncate"] = "drop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +98,7 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
             print("\n".join(run.notes), flush=True)
         if stage.from_base and not cfg.allow_tuned_start:
             require_base(cfg.model.model_name_or_path, stage.name)
-        rows = token_file(cfg)
+        rows = token_file(cfg.model, cfg.data, run_dir)
         what = settings(cfg, run.trainer, tokens=rows.path.name)
         checkpoint = resume_point(cfg.output, what, dist)
         counts = rows.made(dist)
@@ -149,60 +129,6 @@ def require_base(name: str, stage: str) -> None:
         f"model_name_or_path: {name} was made by {by} from {source} (says {found}); {stage} starts from the base "
         "again, as R1 does: name that, or set `allow_tuned_start: true`"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenFile:
-    """Where the tokens of a run's rows are, or will be: the name says what they were made from and how."""
-
-    path: Path
-    data: ConversationsConfig
-    encoder: RowEncoder
-    max_length: int
-
-    def made(self, dist: Dist) -> dict[str, Any]:
-        """Makes the file unless an earlier start did (collective), shows its first row, and returns its counts."""
-        if dist.is_main:
-            if not self.path.exists():
-                data = self.data
-                rows = read_conversations(data.dataset_name, split=data.dataset_train_split, config=data.dataset_config)
-                write_tokens(rows, self.path, self.encoder, max_length=self.max_length, long_rows=data.long_rows)
-            self.show()
-        dist.barrier()
-        return json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
-
-    def dataset(self) -> Any:
-        from datasets import Dataset
-
-        return Dataset.from_file(str(self.path))
-
-    def show(self) -> None:
-        """What became of the rows, and the first of them as it is trained on."""
-        text = json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))["text"]
-        first = self.dataset()[0]
-        start = first["labels"].count(IGNORED)
-        decode = self.encoder.tokenizer.decode
-        prompt, said = decode(first["input_ids"][:start]), decode(first["input_ids"][start:])
-        print(f"{text}; max_length {self.max_length:,}")
-        print(f"the first row, with a loss on what stands after the arrow:\n{prompt}\n-->\n{said}", flush=True)
-
-
-def token_file(cfg: SftConfig) -> TokenFile:
-    """Reads the model's tokenizer and config, and nothing else. Rows never exceed the positions that the model has."""
-    data, source = cfg.data, Path(cfg.data.dataset_name)
-    tokenizer = require_model(cfg.model)
-    encoder = RowEncoder(tokenizer, stop_token_ids(tokenizer, load_generation_config(cfg.model)))
-    positions = getattr(load_model_config(cfg.model).get_text_config(), "max_position_embeddings", data.max_length)
-    max_length = min(data.max_length, positions)
-    what = {
-        "data": fingerprint_of(source) if source.exists() else [data.dataset_name, data.dataset_config],
-        "split": data.dataset_train_split,
-        "max_length": max_length,
-        "long_rows": data.long_rows,
-        "ends": sorted(encoder.stop_ids),
-    }
-    path = Path(cfg.output.output_dir) / "tokens" / f"{token_key(tokenizer, what)}.arrow"
-    return TokenFile(path=path, data=data, encoder=encoder, max_length=max_length)
 
 
 def build_trainer(run: TrainerRun, policy: Policy, rows: TokenFile, dist: Dist) -> Any:
@@ -269,10 +195,16 @@ def finish(run: TrainerRun, stage: Stage, final: Path, counts: Mapping[str, Any]
     write_lineage(
         cfg.output.output_dir,
         stage=stage.name,
-        inputs={"model": cfg.model.model_name_or_path, "data": cfg.data.dataset_name},
+        inputs={"model": cfg.model.model_name_or_path, **row_inputs(cfg.data)},
         config=settings(cfg, run.trainer),
         seconds=seconds,
         counts=counts,
     )
     print(f"the model is in {final}", flush=True)
     write_report(Path(cfg.output.output_dir))
+
+
+def row_inputs(cfg: ConversationsConfig) -> dict[str, str]:
+    """For the lineage: the set, or each of several."""
+    names = [str(source.dataset_name) for source in cfg.sources()]
+    return {"data" if len(names) == 1 else f"data {number}": name for number, name in enumerate(names, 1)}

@@ -23,6 +23,7 @@ TRANSLATED = (
     "torch_dtype", "dtype", "bf16", "attn_implementation", "warmup_ratio", "overwrite_output_dir",
     "resume_from_checkpoint", "activation_checkpointing",
 )  # fmt: skip
+OURS_TRANSLATED = {"dataset_mixture"}  # the same for keys that not every recipe has
 # Keys that change nothing here, whatever they say -> why.
 WITHOUT_EFFECT = {
     "save_only_model": "checkpoints always hold what a resume needs",
@@ -81,7 +82,7 @@ def parse_with_trainer(
     own, theirs = key_types(root), {field.name for field in fields(trainer)}
     given = read_given(argv, root)
     refuse_unknown(given.values, {*own, *theirs, *TRANSLATED, "max_seq_length"})
-    values, notes = _translated(given)
+    values, notes = _translated(given, (*TRANSLATED, *(OURS_TRANSLATED & own.keys())))
     values = {**defaults, **values}
     for key, why in REFUSED.items():
         if key not in own and values.pop(key, None) not in (*OFF, KEPT.get(key)):
@@ -95,12 +96,12 @@ def parse_with_trainer(
     return TrainerRun(config=config, trainer=passed, notes=tuple(notes))
 
 
-def _translated(given: Given) -> tuple[dict[str, Any], list[str]]:
+def _translated(given: Given, keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     values, notes = dict(given.values), []
     if "max_seq_length" in values:
         values.setdefault("max_length", values.pop("max_seq_length"))
         notes.append("translated max_seq_length -> max_length")
-    for key in TRANSLATED:
+    for key in keys:
         outcome = RULES[key](given.values[key], given.values) if key in given.values else None
         if outcome is None:
             continue
