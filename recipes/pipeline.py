@@ -98,14 +98,9 @@ def pipeline(cfg: PipelineConfig) -> int:
     if said := kept_back(os.environ):
         print(f"{', '.join(said)}: not for the stages; what they are to be launched with is in the file of `launch`")
     chains = {seed: Chain(folder=Path(cfg.output_dir) / f"seed-{seed}", stages=stages) for seed in cfg.all_seeds}
-    for seed, chain in chains.items():
-        for number, stage in enumerate(chosen, start=1):
-            where = f"seed {seed}, stage {number} of {len(chosen)}"
-            code = step(chain, stage, extra_keys(stage, seed), where, dry_run=cfg.dry_run)
-            if code:
-                return code
-    if cfg.dry_run:
-        return 0
+    code = steps(chains, chosen, dry_run=cfg.dry_run)
+    if code or cfg.dry_run:
+        return code
     if old := not_current(chains):
         print(f"no tables are written, for these stages are not as the file says: {', '.join(old)}")
     else:
@@ -187,6 +182,16 @@ def summarise(
         came = "came out" if claim["holds"] else "DID NOT COME OUT"
         print(f"{claim['text']}: {came}, {shown(claim['difference'])}")
     print(f"page: {write_page(folder, list(chains.values()), summary, rows_of(cfg))}")
+
+
+def steps(chains: Mapping[int, Chain], chosen: Sequence[Stage], *, dry_run: bool) -> int:
+    """The chosen stages, seed by seed, up to the first that does not end well; its exit code."""
+    for seed, chain in chains.items():
+        for number, stage in enumerate(chosen, start=1):
+            where = f"seed {seed}, stage {number} of {len(chosen)}"
+            if code := step(chain, stage, extra_keys(stage, seed), where, dry_run=dry_run):
+                return code
+    return 0
 
 
 def step(chain: Chain, stage: Stage, extra: Mapping[str, Any], where: str, *, dry_run: bool) -> int:
