@@ -66,7 +66,7 @@ class RowEntry(RowSource):
 
     def identity(self) -> dict[str, Any]:
         """The content of what is on this disk, else the name."""
-        path = Path(str(self.dataset_name))
+        path = Path(str(self.dataset_name).replace("{split}", self.dataset_train_split))
         origin = fingerprint_of(path) if path.exists() else [self.dataset_name, self.dataset_config]
         return {"data": origin, "split": self.dataset_train_split}
 

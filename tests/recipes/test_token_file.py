@@ -70,8 +70,11 @@ def test_one_set_is_known_by_what_it_was_known_by_before_there_were_mixtures(
     other = [two[::-1], [two[0], {**two[1], "keep": 0.5}], [{**two[0], "keep": 0.5}], two]
     names = {tokens_of(tiny_base, tmp_path, dataset_mixture=mixture).path.name for mixture in other}
     assert len(names | {name}) == 5
+    by_split = second.replace("train", "{split}")
+    was = tokens_of(tiny_base, tmp_path, dataset_name=by_split).path.name
     write(Path(second), {"5 - 4": "1"})
     assert tokens_of(tiny_base, tmp_path, dataset_mixture=two).path.name not in names
+    assert tokens_of(tiny_base, tmp_path, dataset_name=by_split).path.name != was
 
 
 @pytest.mark.parametrize(
