@@ -45,6 +45,9 @@ ELSEWHERE = {
     "python -m recipes.pretrain_tiny --config recipes/configs/tiny_v3/pretrain.yaml": (
         "tests/recipes/test_demo_slow.py::test_the_recipe_makes_the_base_again"
     ),
+    f"accelerate launch -m recipes.pipeline {TINY}/pipeline.yaml": (
+        "tests/recipes/test_whole_recipe.py::test_the_whole_chain_killed_in_the_middle_and_gone_on_with"
+    ),
     f"accelerate launch -m recipes.make_cold_start {TINY}/make_cold_start.yaml": (
         "tests/recipes/test_sampling_configs.py::test_the_tiny_file_runs"
     ),
