@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 from data.problem import ToolkitError
 
@@ -26,6 +26,10 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
     ERROR = "error"
     SKIPPED = "skipped"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[Verdict], tuple[str]]:
+        """By value in every version: Python 3.11.0 to 3.11.3 go by `getattr`, which no worker's answer may name."""
+        return type(self), (self.value,)
 
 
 # How far an answer came: the verdicts that mean that it passed the stage, and with it those before.

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -158,6 +159,11 @@ def test_plain_data_and_this_packages_own_types_come_back_as_they_were(service):
     given = [(1, "a", None, True, 1.5, b"b", 2j), {"k": [Verdict.WRONG, {3}, frozenset()]}]
     calls = [{"x": value} for value in given]
     assert values(service.map("tests.rewards.killers:same", calls, deadline=5)) == given
+
+
+def test_a_verdict_is_pickled_by_value_whatever_the_version_of_python():
+    assert Verdict.WRONG.__reduce_ex__(pickle.HIGHEST_PROTOCOL) == (Verdict, ("wrong",))
+    assert pickle.loads(pickle.dumps(Verdict.WRONG)) is Verdict.WRONG
 
 
 def test_a_call_that_is_too_large_is_not_made(monkeypatch, service):
