@@ -155,8 +155,9 @@ def test_two_processes_share_a_folder_a_signal_and_a_fate(tiny_model: Path, tmp_
         wait_until(lambda: rollouts(run_dir) >= 2, first)
         with launched(*launch_file("ddp"), *words, log=tmp_path / "second") as second:
             assert second.wait() != 0
-        assert second.output().count("ConfigError") == 2, second.output()  # both ranks say so, none is left waiting
-        assert second.output().count("is in use by pid") == 2
+        # The main rank says so, and the launcher's table; the other rank too where the launcher was slow to end it.
+        assert second.output().count("ConfigError") in (2, 4), second.output()
+        assert second.output().count("is in use by pid") == second.output().count("ConfigError")
         first.process.send_signal(signal.SIGTERM)
         assert first.wait() != 0
     assert not first.members()
