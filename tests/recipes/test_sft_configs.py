@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
@@ -91,6 +92,7 @@ def test_rows_of_the_v3_family_teach_the_dense_student(cut_down: Path, shared_da
     """Through the student's own tokenizer and chat format."""
     teacher = families.cut_down(tmp_path / "teacher", families.MOONLIGHT)
     rows = sample("rejection_sampling", "deepseek_v3", teacher, shared_data, tmp_path) / "rows"
+    AcceleratorState._reset_state()  # each stage has a process of its own, and its own precision
     given = f"--config {QWEN / 'distill'}.yaml --model_name_or_path {cut_down} --dataset_name {rows}"
     given += f" --dataset_config null --output_dir {tmp_path / 'run'} --max_steps 1 --gradient_accumulation_steps 1"
     assert distill.main(given.split()) == 0
