@@ -91,8 +91,9 @@ def test_with_the_pages_flags_an_adapter_alone_is_trained(
 def test_rows_of_the_v3_family_teach_the_dense_student(cut_down: Path, shared_data: Path, tmp_path: Path) -> None:
     """Through the student's own tokenizer and chat format."""
     teacher = families.cut_down(tmp_path / "teacher", families.MOONLIGHT)
+    AcceleratorState._reset_state()  # each stage has a process of its own elsewhere, and its own precision
     rows = sample("rejection_sampling", "deepseek_v3", teacher, shared_data, tmp_path) / "rows"
-    AcceleratorState._reset_state()  # each stage has a process of its own, and its own precision
+    AcceleratorState._reset_state()
     given = f"--config {QWEN / 'distill'}.yaml --model_name_or_path {cut_down} --dataset_name {rows}"
     given += f" --dataset_config null --output_dir {tmp_path / 'run'} --max_steps 1 --gradient_accumulation_steps 1"
     assert distill.main(given.split()) == 0
