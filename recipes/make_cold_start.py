@@ -60,7 +60,7 @@ def make_cold_start(cfg: ColdStartConfig) -> int:
     tokenizer, rubric = load_tokenizer(cfg.model), build_rubric(cfg.rewards)
     check_keep(cfg.keep, rubric)
     source: Source
-    index = benchmark_index(cfg.keep.decontaminate, tokenizer)
+    index = benchmark_index(cfg.keep.decontaminate, tokenizer, dist)
     if cfg.from_traces:
         source = Traces.of(cfg.data, tokenizer, rubric, index)
     else:

@@ -53,7 +53,7 @@ def rejection_sampling(cfg: RejectionSamplingConfig) -> int:
     count_loading(is_main=dist.is_main)
     tokenizer, rubric = load_tokenizer(cfg.model), build_rubric(cfg.rewards)
     check_keep(cfg.keep, rubric)
-    index = benchmark_index(cfg.keep.decontaminate, tokenizer)
+    index = benchmark_index(cfg.keep.decontaminate, tokenizer, dist)
     source = Problems.of(run, index, tokenizer, rubric, dist)
     others = Others.of(cfg.mix, cfg.data, cfg.rows, tokenizer, index)
     return make_rows(cfg, source, dist, stage="rejection_sampling", others=others)

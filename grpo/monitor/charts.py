@@ -77,7 +77,7 @@ def ticks(low: float, high: float, *, about: int = 5, whole: bool = False) -> li
 
 
 def svg(title: str, curves: Sequence[Curve], *, share: bool = False, marks: Marks = MappingProxyType({})) -> str:
-    """The curves as `<svg>` text, x: updates, or what is no whole number. share: values from 0 to 1, shown as per cent.
+    """The curves as `<svg>` text, x: updates or another figure. share: values from 0 to 1, shown as per cent.
     marks: dashed lines where something changed."""
     places = [step for curve in curves for step in curve.steps]
     steps, whole = _extent(places), all(step == int(step) for step in places)

@@ -29,7 +29,7 @@ from grpo.config.coerce import dump_yaml, nearest
 from grpo.errors import CheckpointError, ConfigError
 from grpo.files import write_json_atomic, write_text_atomic
 from recipes.command import set_aside
-from recipes.lineage import fingerprint_of
+from recipes.lineage import fingerprint_of, models_in
 
 REFERENCE = re.compile(r"\$(\w+)(/.*)?")
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -57,8 +57,7 @@ class Stage:
     @property
     def given(self) -> list[str]:
         """The models it takes that no stage made."""
-        models = [str(value) for key, value in self.keys.items() if key.endswith("model_name_or_path")]
-        return [model for model in models if not REFERENCE.fullmatch(model)]
+        return [model for model in dict.fromkeys(models_in(self.keys)) if not REFERENCE.fullmatch(model)]
 
 
 def references(value: Any) -> Iterator[re.Match[str]]:

@@ -11,8 +11,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from recipes.chaining.chain import REFERENCE, Stage
-from recipes.lineage import models_in
+from recipes.chaining.chain import Stage
 
 BOX, HIGH = 152, 40
 LANE = 8  # width of an arrow that passes a row of boxes
@@ -53,12 +52,11 @@ def graph(stages: Sequence[Stage], rows: Mapping[str, str], *, look: str = "") -
 
 def nodes_of(stages: Sequence[Stage], rows: Mapping[str, str]) -> list[Node]:
     """The models from outside, then the stages."""
-    given = {stage.name: [path for path in models_in(stage.keys) if not REFERENCE.fullmatch(path)] for stage in stages}
-    outside = dict.fromkeys(path for paths in given.values() for path in paths)
+    outside = dict.fromkeys(path for stage in stages for path in stage.given)
     return [
         *(Node(name=path, detail=rows.get(path, "model"), needs=()) for path in outside),
         *(
-            Node(name=stage.name, detail=rows.get(stage.name, stage.recipe), needs=[*given[stage.name], *stage.needs])
+            Node(name=stage.name, detail=rows.get(stage.name, stage.recipe), needs=[*stage.given, *stage.needs])
             for stage in stages
         ),
     ]

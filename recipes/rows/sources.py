@@ -129,9 +129,12 @@ def decontaminated(problems: Sequence[Problem], index: NgramIndex, notes: list[s
     return clean
 
 
-def benchmark_index(benchmarks: Sequence[Mapping[str, Any]], tokenizer: Any) -> NgramIndex:
+def benchmark_index(benchmarks: Sequence[Mapping[str, Any]], tokenizer: Any, dist: Dist) -> NgramIndex:
     """The questions of the benchmarks' test splits. Raises DataError where one cannot be read."""
+    notes: list[str] = []
     if not benchmarks:
         return NgramIndex(())
-    tests = load_sources(DataConfig(dataset_mixture=list(benchmarks)), "test", tokenizer, Rubric(()), [])
+    tests = load_sources(DataConfig(dataset_mixture=list(benchmarks)), "test", tokenizer, Rubric(()), notes)
+    if dist.is_main:
+        print(*notes, sep="\n", flush=True)
     return NgramIndex((problem.id, problem.question) for source in tests for problem in source)
