@@ -15,19 +15,24 @@ Span = tuple[int, int]  # from, to (exclusive), in tokens of the packed row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pack:
+class Branches:
+    """What of a packed row attends to what. prompts: where each prompt is. completions: where the rows are that go on
+    from it, which may be empty: a row's last token is a target only, and not there."""
+
+    prompts: tuple[Span, ...]
+    completions: tuple[tuple[Span, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(Branches):
     """N tokens: the prompts side by side, then the completions, those of one prompt side by side.
 
-    ids_N, positions_N: int64; a position counts from the start of the token's own row. prompts: where each prompt is.
-    completions: where the rows are that go on from it, which may be empty: a row's last token is a target only, and
-    not there. sources_M, targets_M: for each of the M tokens under the mask, in the mask's order, the place of the
-    token that predicts it, and its id.
+    ids_N, positions_N: int64; a position counts from the start of the token's own row. sources_M, targets_M: for each
+    of the M tokens under the mask, in the mask's order, the place of the token that predicts it, and its id.
     """
 
     ids_N: Tensor
     positions_N: Tensor
-    prompts: tuple[Span, ...]
-    completions: tuple[tuple[Span, ...], ...]
     sources_M: Tensor
     targets_M: Tensor
 
@@ -66,15 +71,21 @@ def pack(batch: TrainBatch) -> Pack:
 
 def pack_prompts(prompts: Sequence[Sequence[int]], device: torch.device) -> Pack:
     """Prompts alone, with an empty row after each; `sources_M`: their last tokens."""
-    spans = _side_by_side([len(prompt) for prompt in prompts])
+    whole = whole_rows([len(prompt) for prompt in prompts])
     return Pack(
         ids_N=torch.tensor([token for prompt in prompts for token in prompt], device=device),
         positions_N=torch.cat([torch.arange(len(prompt)) for prompt in prompts]).to(device),
-        prompts=spans,
-        completions=tuple(((end, end),) for _, end in spans),
-        sources_M=torch.tensor([end - 1 for _, end in spans], device=device),
+        prompts=whole.prompts,
+        completions=whole.completions,
+        sources_M=torch.tensor([end - 1 for _, end in whole.prompts], device=device),
         targets_M=torch.empty(0, dtype=torch.int64, device=device),
     )
+
+
+def whole_rows(lengths: list[int]) -> Branches:
+    """Rows side by side, none of which goes on: each is a prompt with an empty row after it."""
+    spans = _side_by_side(lengths)
+    return Branches(prompts=spans, completions=tuple(((end, end),) for _, end in spans))
 
 
 def _side_by_side(lengths: list[int]) -> tuple[Span, ...]:

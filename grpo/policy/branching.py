@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo.packing import Pack, Span
+from grpo.packing import Branches, Span
 
 # What torch's scaled_dot_product_attention runs on CPU tensors; called by name, because it keeps the log-sum-exp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -27,22 +27,25 @@ class Look(NamedTuple):
     causal: bool
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, pack: Pack, scaling: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, branches: Branches, scaling: float) -> Tensor:
     """Queries and keys (N, heads, D), values (N, heads, D' <= D) -> mixed values (N, heads, D').
 
-    Values are padded to D, for torch's fast kernels want equal sizes.
+    Under autocast in its dtype. Values are padded to D, for torch's fast kernels want equal sizes.
     """
+    device = q.device.type
+    if torch.is_autocast_enabled(device):
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     padded = F.pad(v, (0, q.shape[-1] - v.shape[-1]))
-    kind = by_stretches if q.device.type == "cpu" else by_rows
-    return kind(q, k, padded, pack, scaling)[..., : v.shape[-1]]
+    kind = by_stretches if device == "cpu" else by_rows
+    return kind(q, k, padded, branches, scaling)[..., : v.shape[-1]]
 
 
-def by_rows(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scaling: float) -> Tensor:
+def by_rows(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:
     """On any device: rows are put together again, prompt and completion, and padded, inside the attention alone.
 
     Right-padded rows need no mask beside the causal one; of a prompt's copies the first row's is taken.
     """
-    rows = [(prompt, own) for prompt, owns in zip(pack.prompts, pack.completions, strict=True) for own in owns]
+    rows = [(prompt, own) for prompt, owns in zip(branches.prompts, branches.completions, strict=True) for own in owns]
     index_RL = torch.nn.utils.rnn.pad_sequence(
         [torch.cat([torch.arange(*prompt), torch.arange(*own)]) for prompt, own in rows], batch_first=True
     )
@@ -57,9 +60,9 @@ def by_rows(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scaling: float) -> Tens
     return mixed.transpose(1, 2).flatten(0, 1).index_select(0, first_N.to(q.device))
 
 
-def by_stretches(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scaling: float) -> Tensor:
+def by_stretches(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:
     """On a CPU: no padding, no copies, and a prompt's keys are read where they stand."""
-    return _Stretches.apply(q, k, v, pack, scaling)
+    return _Stretches.apply(q, k, v, branches, scaling)
 
 
 class _Stretches(torch.autograd.Function):
@@ -70,19 +73,19 @@ class _Stretches(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, pack: Pack, scaling: float) -> Tensor:
-        mixed, lse = _look(q, k, v, _at_prompts(pack), scaling)
-        own_mixed, own_lse = _look(q, k, v, _at_themselves(pack), scaling)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:
+        mixed, lse = _look(q, k, v, _at_prompts(branches), scaling)
+        own_mixed, own_lse = _look(q, k, v, _at_themselves(branches), scaling)
         mixed.lerp_(own_mixed, torch.sigmoid(own_lse - lse)[..., None].to(q.dtype))
         ctx.save_for_backward(q, k, v, mixed, torch.logaddexp(lse, own_lse))
-        ctx.pack, ctx.scaling = pack, scaling
+        ctx.branches, ctx.scaling = branches, scaling
         return mixed
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, mixed, lse = ctx.saved_tensors
         sums = [torch.zeros_like(x) for x in (q, k, v)]
-        for look in (*_at_prompts(ctx.pack), *_at_themselves(ctx.pack)):
+        for look in (*_at_prompts(ctx.branches), *_at_themselves(ctx.branches)):
             at_queries = [_heads(x, look.queries) for x in (gradient, q)]
             at_keys = [_heads(x, look.keys) for x in (k, v)]
             joint = [_heads(x, look.queries) for x in (mixed, lse)]
@@ -92,16 +95,16 @@ class _Stretches(torch.autograd.Function):
         return *sums, None, None
 
 
-def _at_prompts(pack: Pack) -> Iterator[Look]:
+def _at_prompts(branches: Branches) -> Iterator[Look]:
     """Prompts look at themselves, all that follows them looks at them: every token once."""
-    for prompt, owns in zip(pack.prompts, pack.completions, strict=True):
+    for prompt, owns in zip(branches.prompts, branches.completions, strict=True):
         yield Look(prompt, prompt, causal=True)
         if owns[0][0] < owns[-1][1]:
             yield Look((owns[0][0], owns[-1][1]), prompt, causal=False)
 
 
-def _at_themselves(pack: Pack) -> Iterator[Look]:
-    for own in (own for owns in pack.completions for own in owns):
+def _at_themselves(branches: Branches) -> Iterator[Look]:
+    for own in (own for owns in branches.completions for own in owns):
         if own[0] < own[1]:
             yield Look(own, own, causal=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from grpo.distributed import Dist
@@ -76,8 +75,5 @@ def _through(layer: nn.Module, hidden: Tensor, *, cos: Tensor, sin: Tensor, pack
 
 
 def _output(attention: nn.Module, parts: Parts, pack: Pack) -> Tensor:
-    heads, device = expanded(attention, parts), parts[0].device.type
-    if torch.is_autocast_enabled(device):
-        heads = tuple(x.to(torch.get_autocast_dtype(device)) for x in heads)
-    mixed = attend(*heads, pack=pack, scaling=attention.scaling)
+    mixed = attend(*expanded(attention, parts), branches=pack, scaling=attention.scaling)
     return attention.o_proj(mixed.flatten(1))

@@ -23,6 +23,7 @@ from grpo.errors import ConfigError
 from grpo.policy.load import Policy, routers
 from recipes.command import exit_code, write_report
 from recipes.lineage import LINEAGE, write_lineage
+from recipes.tuning.packed_attention import use_packed_attention
 from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_file
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
 from recipes.tuning.trainer_run import (
@@ -137,6 +138,9 @@ def build_trainer(run: TrainerRun, policy: Policy, rows: TokenFile, dist: Dist) 
     args = trainer_arguments(
         trl().SFTConfig, run, policy, max_length=rows.max_length if run.trainer.get("packing") else None
     )
+
+    if args.packing and cfg.model.attn_implementation is None:
+        use_packed_attention(policy, dist)
 
     class Trainer(OwnWeights, trl().SFTTrainer):
         pass

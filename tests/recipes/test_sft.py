@@ -21,13 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.conversations import Conversation, ShardWriter
 from data.sources import load_problems
 from grpo.config import AdapterConfig, ModelConfig
+from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.monitor.metrics import describe, read_metrics
 from grpo.monitor.report import report_from_run
+from grpo.policy.branching import by_rows
 from grpo.policy.load import load_policy
 from grpo.policy.tiny_dense import save_tiny_dense
 from recipes import cold_start_sft, second_sft
 from recipes.tiny_corpus import careful_solution
+from recipes.tuning.packed_attention import use_packed_attention
 from recipes.tuning.sft import require_exact_packing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,22 +91,55 @@ def test_both_architectures_learn_their_rows_packed_or_not(
     assert all(moved)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "packed_rows", "packed_rows, as on a GPU"])
 @pytest.mark.parametrize("kind", ["v3", "dense"])
-def test_rows_of_a_pack_have_the_logits_that_they_have_alone(kind: str, tiny_base: Path, student: Path) -> None:
+def test_rows_of_a_pack_are_computed_as_they_are_alone(
+    kind: str, attention: str, tiny_base: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits within 2e-5, gradients within 1e-5 of the largest."""
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_base if kind == "v3" else student).eval()
+    where = ModelConfig(model_name_or_path=str(tiny_base if kind == "v3" else student))
+    policy = load_policy(where, AdapterConfig(), device=torch.device("cpu"))
+    model = policy.network.eval()
     singles = [list(range(start, start + size)) for start, size in ((5, 9), (40, 1), (100, 17))]
     pack = {"input_ids": [token for ids in singles for token in ids], "seq_lengths": [len(ids) for ids in singles]}
     inputs = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([pack])
     inputs.pop("labels")
+
+    def gradients(logits: list[torch.Tensor]) -> list[torch.Tensor]:
+        model.zero_grad()
+        sum(part.logsumexp(-1).square().sum() for part in logits).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    alone = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0] for ids in singles]
     with torch.no_grad():
-        together = model(**inputs, use_cache=False).logits[0].split(pack["seq_lengths"])
-        alone = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0] for ids in singles]
         leaking = model(**inputs, use_cache=True).logits[0].split(pack["seq_lengths"])
+    assert not torch.allclose(leaking[2], alone[2], atol=1e-2)  # with a cache, transformers lets rows see each other
+    expected = gradients(alone)
+    if attention != "sdpa":
+        use_packed_attention(policy, Dist(rank=0, world=1, device=torch.device("cpu")))
+        assert model.config._attn_implementation == "packed_rows"
+    if attention.endswith("GPU"):
+        monkeypatch.setattr("grpo.policy.branching.by_stretches", by_rows)
+    together = model(**inputs, use_cache=False).logits[0].split(pack["seq_lengths"])
     for packed, single in zip(together, alone, strict=True):
         torch.testing.assert_close(packed, single, atol=2e-5, rtol=1e-5)
-    assert not torch.allclose(leaking[2], alone[2], atol=1e-2)  # with a cache, transformers lets rows see each other
+    for got, right in zip(gradients(list(together)), expected, strict=True):
+        torch.testing.assert_close(got, right, atol=1e-5 * max(right.abs().max().item(), 1e-3), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["v3", "dense"])
+def test_packs_are_trained_as_with_a_mask(
+    kind: str, tiny_base: Path, student: Path, rows: Path, tmp_path: Path
+) -> None:
+    model, more = (tiny_base if kind == "v3" else student), "--packing true --max_steps 4"
+    assert tune(model, rows, tmp_path / "own", more) == 0
+    assert tune(model, rows, tmp_path / "masked", f"{more} --attn_implementation sdpa") == 0
+    own, masked = (read_metrics(tmp_path / name) for name in ("own", "masked"))
+    for key in ("nll", "grad_norm"):
+        assert [line[key] for line in own] == pytest.approx([line[key] for line in masked], rel=1e-3)
+    assert "packed_rows" not in (tmp_path / "own" / "final" / "config.json").read_text()
 
 
 def test_packing_is_refused_where_rows_would_see_each_other(tiny_base: Path) -> None:
