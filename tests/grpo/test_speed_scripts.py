@@ -63,6 +63,14 @@ def test_drawing(tmp_path: Path) -> None:
     assert all(point["ratio"] == pytest.approx(point["transformers"] / point["ours"]) for point in found)
 
 
+@pytest.mark.normal
+def test_packed_rows(tmp_path: Path) -> None:
+    """That both attentions have one loss is asserted inside."""
+    (point,) = result_of("packed_rows", tmp_path)
+    for low, middle, high in (point["masked"], point["ours"], point["ratio"]):
+        assert 0 < low <= middle <= high
+
+
 @pytest.mark.parametrize(("kind", "size"), MILLIONS)
 def test_sizes(kind: str, size: str) -> None:
     assert (kind, size) in SIZES
