@@ -1,0 +1,93 @@
+"""What a batch of packed rows costs in supervised fine-tuning, next to transformers' sdpa with a mask over the pack.
+
+    python -m tests.benchmarks.packed_rows [--device cuda] [--json FILE] [--quick]
+
+Forward and backward of 2,048 tokens, as trl's collator puts them side by side, rows of one length. The losses are
+compared, then the two attentions take turns; medians and spreads of five.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from grpo.policy.tiny_v3 import build_tokenizer
+from recipes.tuning.packed_attention import NAME, PackedAttention
+from tests.benchmarks.workload import build_model
+
+LENGTHS = (32, 128, 512)
+REPEATS = 5
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args(argv)
+    AttentionInterface.register(NAME, PackedAttention())
+    print("| model | tokens of a row | ms: sdpa with a mask | ms: here | ratio |\n|---|---|---|---|---|")
+    found = []
+    for kind in ("v3",) if args.quick else ("v3", "qwen3"):
+        model = build_model(kind, "quick" if args.quick else args.device, build_tokenizer()).to(args.device)
+        for length in LENGTHS[:1] if args.quick else LENGTHS:
+            found.append({"model": kind, "row": length, **compared(model, batch_of(model, 2048 // length, length))})
+            print(line(found[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def line(point: dict[str, Any]) -> str:
+    masked, ours = (f"{1e3 * point[name][1]:.0f}" for name in ("masked", "ours"))
+    low, middle, high = point["ratio"]
+    return f"| {point['model']} | {point['row']} | {masked} | {ours} | {middle:.1f} ({low:.1f} to {high:.1f}) |"
+
+
+def batch_of(model: nn.Module, rows: int, length: int) -> dict[str, Tensor]:
+    device, tokens = model.device, rows * length
+    ids = torch.randint(3, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids.to(device), "position_ids": torch.arange(length, device=device).repeat(rows)[None]}
+
+
+def compared(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:
+    """[least, median, most] of seconds and of their ratios, after one untimed step of each."""
+    names = {"masked": "sdpa", "ours": NAME}
+    losses = {name: step(model, batch, attention)[0] for name, attention in names.items()}
+    if abs(losses["ours"] - losses["masked"]) > 1e-5 * losses["masked"]:
+        raise SystemExit(f"the two attentions do not agree: {losses}")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(REPEATS):
+        for name, attention in names.items():
+            seconds[name].append(step(model, batch, attention)[1])
+    ratios = [masked / ours for masked, ours in zip(*seconds.values(), strict=True)]
+    return {**{name: spread(times) for name, times in seconds.items()}, "ratio": spread(ratios)}
+
+
+def spread(values: list[float]) -> list[float]:
+    return [min(values), statistics.median(values), max(values)]
+
+
+def step(model: nn.Module, batch: dict[str, Tensor], attention: str) -> tuple[float, float]:
+    """Loss and seconds of a forward and backward."""
+    model.set_attn_implementation(attention)
+    model.zero_grad()
+    began = time.perf_counter()
+    loss = model(**batch, labels=batch["input_ids"], use_cache=False).loss
+    loss.backward()
+    value = loss.item()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return value, time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
