@@ -70,6 +70,13 @@ def write_run_lineage(cfg: RunConfig, *, stage: str, seconds: float) -> None:
         )
 
 
+def frame_trained_in(model: str) -> str | None:
+    """`prompt_template` of the run of reinforcement that made a model folder; None where none is known."""
+    path = Path(model) / LINEAGE
+    config = json.loads(path.read_text(encoding="utf-8")).get("config", {}) if path.is_file() else {}
+    return config.get("prompt_template") if "num_generations" in config else None
+
+
 def models_in(value: Any, key: str = "") -> Iterator[str]:
     """Every model that a stage's keys name, however deep."""
     if isinstance(value, Mapping):

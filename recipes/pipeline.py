@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ class PipelineConfig:
     # what should come out: {better: row, worse: row or null, column, margin}
     claims: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[int] | str = field(default_factory=lambda: [0])  # the whole chain once for each; 0,1,2 or [0, 1, 2]
-    launch: str | None = None  # accelerate's file for every stage; null: one process
+    launch: str | None = None  # accelerate's file for every stage, flags may follow; null: one process
     first: str | None = None  # --from: the stages before this one are taken as they are
     last: str | None = None  # --to: the stages after this one are left out
     dry_run: bool = False  # show what would run, and run nothing
@@ -242,8 +243,10 @@ def to_stage(name: str, given: Any, launch: str | None) -> Stage:
             keys = (load_yaml(Path(given["config"]).read_text(encoding="utf-8")) or {}) | keys
         except OSError as error:
             raise ConfigError(f"stages: {name}: config {given['config']}: {error.strerror}") from error
+    if (launch := given.get("launch", launch)) and not Path(shlex.split(launch)[0]).is_file():
+        raise ConfigError(f"stages: {name}: launch: {launch}: no such file (looked in {Path.cwd()})")
     product = given.get("product", PRODUCTS.get(given["recipe"], "final"))
-    return Stage(name=name, recipe=given["recipe"], keys=keys, product=product, launch=given.get("launch", launch))
+    return Stage(name=name, recipe=given["recipe"], keys=keys, product=product, launch=launch)
 
 
 def wired(stages: Sequence[Stage]) -> list[Stage]:

@@ -171,6 +171,8 @@ def load_classifier(
     torch.manual_seed(seed)  # of the head
     try:
         config = AutoConfig.from_pretrained(place, num_labels=1, **common)
+        if config.is_encoder_decoder:
+            raise ValueError(f"{config.model_type} reads with an encoder")
         config.get_text_config().pad_token_id = tokenizer.pad_token_id  # by which it finds a row's last token
         kind = AutoModelForSequenceClassification
         if cfg.init_random and not checkpoint:

@@ -26,6 +26,7 @@ from grpo.scoring import score_texts
 from grpo.setup import build_policy, prompt_lengths, room_notes
 from grpo.signals import Interrupted, StopRequest
 from recipes.asking.asked import Asked, ProtocolConfig, sha256_of
+from recipes.lineage import frame_trained_in
 from rewards.rubric import Rubric
 
 Done = Mapping[str, Set[int]]
@@ -85,7 +86,15 @@ class Checkpoint:
         return cls(run=build(RunConfig, to_flat(model) | unused | length), protocol=protocol, tokenizer=tokenizer)
 
     def ready(self, asked: Sequence[Asked]) -> list[str]:
-        return [note for one in asked for note in room_notes(self.run, prompt_lengths(one.problems, self.tokenizer))]
+        notes = [note for one in asked for note in room_notes(self.run, prompt_lengths(one.problems, self.tokenizer))]
+        trained = frame_trained_in(self.run.model.model_name_or_path)
+        other = [one.name for one in asked if trained not in (None, one.protocol["prompt_template"])]
+        if other:
+            notes.append(
+                f"WARNING: {', '.join(other)}: not asked in the frame that the model was trained in: set "
+                f"`prompt_template: {trained}`, or know that a frame it never saw may cost it most of its answers"
+            )
+        return notes
 
     def rows(self, asked: Sequence[Asked], done: Done, dist: Dist, stop: StopRequest) -> Iterator[list[Row]]:
         left = [one for one in asked if len(done[one.name]) < len(one.problems)]

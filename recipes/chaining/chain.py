@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,13 +33,15 @@ from recipes.command import set_aside
 from recipes.lineage import fingerprint_of, models_in
 
 REFERENCE = re.compile(r"\$(\w+)(/.*)?")
+LAUNCH = ("-m", "accelerate.commands.launch", "--config_file")
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 OF_A_LAUNCHER = re.compile(r"RANK|WORLD_SIZE|LOCAL_\w+|GROUP_\w+|ROLE_\w+|MASTER_\w+|TORCHELASTIC_\w+|ACCELERATE_\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One step of the chain. keys: flat, references unresolved. launch: accelerate's file, or None for one process.
+    """One step of the chain. keys: flat, references unresolved. launch: accelerate's file and flags for its launcher;
+    None for one process.
 
     product: where in its folder the stage leaves what others take; "" is the folder itself.
     """
@@ -212,7 +215,7 @@ class Chain:
         return record["spent"] + max([0.0, *(path.stat().st_mtime - began for path in files)])
 
     def command(self, stage: Stage) -> list[str]:
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", stage.launch] if stage.launch else []
+        launcher = [*LAUNCH, *shlex.split(stage.launch)] if stage.launch else []
         return [
             sys.executable, *launcher, "-m", f"recipes.{stage.recipe}", "--config", str(self._note(stage, "yaml"))
         ]  # fmt: skip

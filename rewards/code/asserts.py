@@ -33,7 +33,7 @@ def claims(source: str) -> list[Claim]:
     """The claims of a text of assertions. Raises Opaque for anything else in it."""
     try:
         statements = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError) as error:  # the last: CPython < 3.11.8
         raise Opaque(f"not Python: {source[:80]!r}") from error
     found = []
     for statement in statements:

@@ -96,6 +96,10 @@ def no_language_model(model: Path) -> None:
     (model / "config.json").write_text(json.dumps({"model_type": "clip_vision_model"}))
 
 
+def reads_with_an_encoder(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps({"model_type": "t5"}))
+
+
 def torn_weights(model: Path) -> None:
     (model / "model.safetensors").write_bytes(b"half of a file")
 
@@ -114,6 +118,7 @@ WRONG: dict[Callable[[Path], None], str] = {
     more_layers: r"lack [0-9]+ that its config.json asks for.*model.layers.3\.",
     unknown_kind: "nonesuch",
     no_language_model: "clip_vision_model, which is no causal|cannot be loaded as a classifier.*CLIPVisionConfig",
+    reads_with_an_encoder: "t5, which is no causal|t5 reads with an encoder",
     torn_weights: "Error while deserializing header",
     no_weights: "no file named model.safetensors",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation") / "whole"
     run(folder, **SMALL)
     return folder
+
+
+@pytest.mark.parametrize("asked", ["r1_zero", "chat"])
+def test_a_model_that_is_asked_in_another_frame_than_it_was_trained_in(
+    asked: str, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(tiny_base, tmp_path / "final")
+    trained = {"prompt_template": "r1_zero", "num_generations": 16}
+    (model / "lineage.json").write_text(json.dumps({"stage": "r1_zero", "config": trained}))
+    run(tmp_path / "figures", model_name_or_path=model, prompt_template=asked, **{**SMALL, "num_generations": 1})
+    said = (
+        "WARNING: gym-chain_sum: not asked in the frame that the model was trained in: set `prompt_template: r1_zero`"
+    )
+    assert (said in capsys.readouterr().out) is (asked == "chat")
 
 
 def test_the_figures_are_those_of_a_runs_own_evaluation(tiny_base: Path, tmp_path: Path) -> None:

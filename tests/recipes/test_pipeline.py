@@ -101,11 +101,12 @@ def test_the_shipped_chain_is_read_to_its_last_stage(capsys: pytest.CaptureFixtu
         ({"recipe": "contamination"}, [], "r1_zero: contamination is a command and no stage"),
         ({"max_stepz": 3}, [], "r1_zero: unknown key 'max_stepz'. Did you mean 'max_steps'"),
         ({"config": "nowhere.yaml"}, [], "config nowhere.yaml: No such file"),
+        ({"launch": "nowhere.yaml --num_processes 2"}, [], "launch: nowhere.yaml --num_processes 2: no such file"),
         ({}, ["--from", "r1zero"], "--from r1zero: no such stage. Did you mean 'r1_zero'"),
         ({}, ["--seeds", "0,one"], "seeds: got '0,one'"),
         ({}, ["--from", "r1_zero"], "r1_zero waits for base"),
     ],
-    ids=["recipe", "no stage", "key", "file", "from", "seeds", "missing input"],
+    ids=["recipe", "no stage", "key", "file", "launch", "from", "seeds", "missing input"],
 )
 def test_a_slip_is_told_before_anything_runs(
     change: dict, flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

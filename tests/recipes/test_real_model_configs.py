@@ -149,24 +149,42 @@ def test_one_update_of_the_family(config: Path, cut_down: Path, gsm8k: str, tmp_
     assert all((name in moved) is (config != LORA or "proj.weight" in name) for name in was if "bias" not in name)
 
 
-def test_the_chain_of_the_family_is_read_to_its_last_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+QWEN_BASE, MOONLIGHT = "Qwen2.5-1.5B", "Moonlight-16B-A3B"
+FED: dict[str, dict[str, str]] = {  # what feeds each stage, before the evaluations
+    "qwen2_5_1_5b": {
+        "r1_zero": QWEN_BASE, "make_cold_start": "r1_zero", "cold_start_sft": f"{QWEN_BASE}, make_cold_start",
+        "reasoning_rl": "cold_start_sft", "rejection_sampling": "reasoning_rl",
+        "second_sft": f"{QWEN_BASE}, rejection_sampling", "preference": "second_sft",
+        "all_scenarios_rl": "second_sft, preference", "distill": QWEN_BASE,
+        "distill_on_policy": "Qwen2.5-7B-Instruct, distill",
+    },
+    "deepseek_v3": {
+        "r1_zero": MOONLIGHT, "make_cold_start": "r1_zero", "cold_start_sft": f"{MOONLIGHT}, make_cold_start",
+        "reasoning_rl": "cold_start_sft", "rejection_sampling": "reasoning_rl",
+        "second_sft": f"{MOONLIGHT}, rejection_sampling", "helpfulness": "second_sft", "harmlessness": "second_sft",
+        "all_scenarios_rl": "second_sft, helpfulness, harmlessness", "distill": f"{QWEN_BASE}, rejection_sampling",
+        "student_rl": QWEN_BASE,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FED)
+def test_the_chain_of_the_family_is_read_to_its_last_stage(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every recipe takes its keys, what feeds what is what R1 did, and the evaluations ask what the columns show."""
-    path = CONFIGS / "qwen2_5_1_5b" / "pipeline.yaml"
+    path = CONFIGS / family / "pipeline.yaml"
     assert pipeline.main(["--config", str(path), "--output_dir", str(tmp_path), "--dry_run"]) == 0
     shown = capsys.readouterr().out
     feeds = dict(re.findall(r"\d: (\w+) \(\w+\)(?: <- ([^:]*))?:", shown))
-    base = "Qwen2.5-1.5B"
-    assert {name: fed for name, fed in feeds.items() if not name.startswith("evaluate_")} == {
-        "r1_zero": base, "make_cold_start": "r1_zero", "cold_start_sft": f"{base}, make_cold_start",
-        "reasoning_rl": "cold_start_sft", "rejection_sampling": "reasoning_rl",
-        "second_sft": f"{base}, rejection_sampling", "preference": "second_sft",
-        "all_scenarios_rl": "second_sft, preference", "distill": base,
-        "distill_on_policy": "Qwen2.5-7B-Instruct, distill",
-    }  # fmt: skip
-    assert feeds["evaluate_dev2"] == "reasoning_rl, preference" and len(feeds) == 18 and not list(tmp_path.iterdir())
+    assert {name: fed for name, fed in feeds.items() if not name.startswith("evaluate_")} == FED[family]
     cfg = pipeline.parse(["--config", str(path)])
+    rows = [row for table in cfg.tables.values() for row in table]
+    judge = "preference" if family == "qwen2_5_1_5b" else "helpfulness"
+    assert feeds["evaluate_dev2"] == f"reasoning_rl, {judge}" and not list(tmp_path.iterdir())
+    assert len(feeds) == len(FED[family]) + len(set(rows))
     keys = pipeline.to_stage("evaluate_dev2", pipeline.evaluated(cfg)["evaluate_dev2"], None).keys
     (tmp_path / "evaluate.yaml").write_text(dump_yaml(keys), encoding="utf-8")
     asked = entries(evaluate.parse(["--config", str(tmp_path / "evaluate.yaml")]).data)
     assert {name for column in cfg.columns.values() for name in column["benchmarks"]} == {name_of(e) for e in asked}
-    assert {e.prompt_template for e in asked} == {"chat"} and [e.num_generations for e in asked] == [None, None, 1]
+    assert {e.prompt_template for e in asked} == {"chat"} and asked[-1].num_generations == 1

@@ -25,7 +25,7 @@ CUT: dict[str, dict[str, Any]] = {
     "tiny_manners": {"pairs": 200},
     "train_preference_model": {"max_steps": 4},
     "r1_zero": RL,
-    "reasoning_rl": RL,
+    "reasoning_rl": {**RL, "launch": "recipes/accelerate/ddp.yaml --num_processes 2"},  # killed in here
     "all_scenarios_rl": RL,
     "rejection_sampling": {"num_generations": 2, "problems_per_shard": 64},
     "make_cold_start": {"num_generations": 2, "problems_per_shard": 64},
