@@ -75,6 +75,8 @@ METRICS: dict[str, str] = {
     "eval/maj@<k>": "share of held-out problems whose most frequent answer among k samples is correct, 0 to 1",
     "eval/format_rate": "share of held-out completions in the required format, 0 to 1",
     "eval/mean_length": "mean length of held-out completions, tokens",
+    "eval/nll": "mean negative log-likelihood of the tokens of held-out rows in supervised fine-tuning, nats",
+    "eval/mean_token_accuracy": "share of the tokens of held-out rows that were the likeliest, 0 to 1",
     "eval/problems": "held-out problems evaluated, count",
     "eval/samples": "completions sampled for each held-out problem, count",
     "eval/clipped_ratio": "share of held-out completions cut off at max_completion_length, 0 to 1",

@@ -32,7 +32,10 @@ SAMPLE_KEYS = ("question", "answer", "completion", "correct", "length")
 
 CHARTS = (
     Chart(title="Reward", lines={"reward": "reward"}),
-    Chart(title="Loss of a token", lines={"nll": "negative log-likelihood", "divergence": "from the teacher"}),
+    Chart(
+        title="Loss of a token",
+        lines={"nll": "negative log-likelihood", "eval/nll": "held out", "divergence": "from the teacher"},
+    ),
     Chart(title="Tokens found likeliest", lines={"mean_token_accuracy": "trained tokens"}, share=True),
     Chart(
         title="Accuracy",

@@ -18,13 +18,14 @@ import torch
 
 from grpo.checkpoint.runlock import RunLock
 from grpo.config import AdapterConfig, ModelConfig
+from grpo.config.key_rules import OFF
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.policy.load import Policy, routers
 from recipes.command import exit_code, write_report
 from recipes.lineage import LINEAGE, write_lineage
 from recipes.tuning.packed_attention import use_packed_attention
-from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_file
+from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_files
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
 from recipes.tuning.trainer_run import (
     MetricsCallback,
@@ -58,6 +59,8 @@ METRICS = {
     "entropy": "entropy",
     "mean_token_accuracy": "mean_token_accuracy",
     "epoch": "epoch",
+    "eval_loss": "eval/nll",
+    "eval_mean_token_accuracy": "eval/mean_token_accuracy",
 }
 LEAK = 1e-2  # of the spread of the logits: far over rounding in bfloat16, far under what a leak changes
 
@@ -82,7 +85,19 @@ class Stage:
     from_base: bool = False
 
     def parse(self, argv: Sequence[str]) -> TrainerRun:
-        return parse_with_trainer(argv, SftConfig, trl().SFTConfig, self.defaults)
+        """Raises ConfigError."""
+        run = parse_with_trainer(argv, SftConfig, trl().SFTConfig, self.defaults, allowed=("eval_strategy",))
+        held_out = run.config.data.held_out()
+        asked = run.trainer.pop("eval_strategy", "epoch" if held_out else "no")
+        if asked in OFF:
+            return run
+        if not held_out:
+            raise ConfigError(
+                f"eval_strategy: got {asked!r}, but no rows are held out: name their split, `dataset_test_split: "
+                "test`, or set `eval_strategy: no`"
+            )
+        run.trainer["eval_strategy"] = asked
+        return run
 
     def main(self, argv: list[str] | None = None) -> int:
         given = sys.argv[1:] if argv is None else argv
@@ -99,16 +114,18 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
             print("\n".join(run.notes), flush=True)
         if stage.from_base and not cfg.allow_tuned_start:
             require_base(cfg.model.model_name_or_path, stage.name)
-        rows = token_file(cfg.model, cfg.data, run_dir)
+        rows, held_out = token_files(cfg.model, cfg.data, run_dir)
         what = settings(cfg, run.trainer, tokens=rows.path.name)
         checkpoint = resume_point(cfg.output, what, dist)
         counts = rows.made(dist)
+        if held_out:
+            counts = counts | {"held_out": held_out.made(dist)["rows"]}
         if cfg.output.dry_run:
             return 0
         if dist.is_main:
             write_start(run_dir, cfg, run.trainer, what)
         policy = load_student(cfg.model, cfg.adapter, checkpoint, dist=dist, seed=cfg.output.seed)
-        trainer = build_trainer(run, policy, rows, dist)
+        trainer = build_trainer(run, policy, rows, held_out, dist)
         announce(policy, trainer, dist)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         weights = whole_weights(trainer)
@@ -132,8 +149,8 @@ def require_base(name: str, stage: str) -> None:
     )
 
 
-def build_trainer(run: TrainerRun, policy: Policy, rows: TokenFile, dist: Dist) -> Any:
-    """TRL's trainer on the policy and the token file. Raises ConfigError where rows of a pack would see each other."""
+def build_trainer(run: TrainerRun, policy: Policy, rows: TokenFile, held_out: TokenFile | None, dist: Dist) -> Any:
+    """TRL's trainer on the policy and the token files. Raises ConfigError where rows of a pack would see each other."""
     cfg: SftConfig = run.config
     args = trainer_arguments(
         trl().SFTConfig, run, policy, max_length=rows.max_length if run.trainer.get("packing") else None
@@ -149,6 +166,7 @@ def build_trainer(run: TrainerRun, policy: Policy, rows: TokenFile, dist: Dist) 
         model=policy.model,
         args=args,
         train_dataset=rows.dataset(),
+        eval_dataset=held_out.dataset() if held_out else None,
         processing_class=policy.tokenizer,
         callbacks=[MetricsCallback(Path(cfg.output.output_dir), METRICS, dist)],
     )

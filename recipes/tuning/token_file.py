@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ class RowSource:
     dataset_name: str | None = None  # a .jsonl, .json or .parquet file, a folder of shards, or a Hub id
     dataset_config: str | None = None  # name of a configuration of a Hub data set
     dataset_train_split: str = "train"  # split that is trained on
+    dataset_test_split: str | None = None  # held-out rows, whose loss is measured (`eval_strategy`); null: none are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class ConversationsConfig(RowSource):
     def sources(self) -> list[RowEntry]:
         """At least one. Raises ConfigError for an entry that is none."""
         return entries(self, RowEntry)
+
+    def held_out(self) -> list[RowEntry]:
+        """The test splits of those that name one."""
+        named = [(source, source.dataset_test_split) for source in self.sources()]
+        return [replace(source, dataset_train_split=split, keep=1.0) for source, split in named if split is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +82,17 @@ class TokenFile:
     """Where the tokens of a run's rows are, or will be: the name says what they were made from and how."""
 
     path: Path
-    data: ConversationsConfig
+    sources: Sequence[RowEntry]
     encoder: RowEncoder
     max_length: int
+    long_rows: Literal["drop", "truncate"]
 
     def made(self, dist: Dist) -> dict[str, Any]:
         """Makes the file unless an earlier start did (collective), shows its first row, and returns its counts."""
         if dist.is_main:
             if not self.path.exists():
-                rows = (row for source in self.data.sources() for row in source.rows())
-                write_tokens(rows, self.path, self.encoder, max_length=self.max_length, long_rows=self.data.long_rows)
+                rows = (row for source in self.sources for row in source.rows())
+                write_tokens(rows, self.path, self.encoder, max_length=self.max_length, long_rows=self.long_rows)
             self.show()
         dist.barrier()
         return json.loads(self.path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -106,18 +113,24 @@ class TokenFile:
         print(f"the first row, with a loss on what stands after the arrow:\n{prompt}\n-->\n{said}", flush=True)
 
 
-def token_file(model: ModelConfig, data: ConversationsConfig, output_dir: Path) -> TokenFile:
-    """Reads the model's tokenizer and config, and nothing else. Rows never exceed the positions that the model has."""
+def token_files(model: ModelConfig, data: ConversationsConfig, output_dir: Path) -> tuple[TokenFile, TokenFile | None]:
+    """Of the rows to train on, and of those held out. Reads the model's tokenizer and config, and nothing else. Rows
+    never exceed the positions that the model has."""
     tokenizer = require_model(model)
     encoder = RowEncoder(tokenizer, stop_token_ids(tokenizer, load_generation_config(model)))
     positions = getattr(load_model_config(model).get_text_config(), "max_position_embeddings", data.max_length)
     max_length = min(data.max_length, positions)
-    found = [source.identity() | ({"keep": source.keep} if source.keep < 1 else {}) for source in data.sources()]
-    what = {
-        **(found[0] if len(found) == 1 else {"mixture": found}),
-        "max_length": max_length,
-        "long_rows": data.long_rows,
-        "ends": sorted(encoder.stop_ids),
-    }
-    path = output_dir / "tokens" / f"{token_key(tokenizer, what)}.arrow"
-    return TokenFile(path=path, data=data, encoder=encoder, max_length=max_length)
+
+    def of(sources: Sequence[RowEntry]) -> TokenFile:
+        found = [source.identity() | ({"keep": source.keep} if source.keep < 1 else {}) for source in sources]
+        what = {
+            **(found[0] if len(found) == 1 else {"mixture": found}),
+            "max_length": max_length,
+            "long_rows": data.long_rows,
+            "ends": sorted(encoder.stop_ids),
+        }
+        path = output_dir / "tokens" / f"{token_key(tokenizer, what)}.arrow"
+        return TokenFile(path=path, sources=sources, encoder=encoder, max_length=max_length, long_rows=data.long_rows)
+
+    held_out = data.held_out()
+    return of(data.sources()), of(held_out) if held_out else None

@@ -7,7 +7,7 @@ is, and names that older recipes use are translated, out loud.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -30,7 +30,7 @@ WITHOUT_EFFECT = {
     "remove_unused_columns": "the trainer gets token ids and labels alone",
     "dataset_text_field": "rows have a prompt and a completion",
     "do_train": "training is what this does",
-    "do_eval": "see recipes.evaluate",
+    "do_eval": "`eval_strategy` says whether",
     "do_predict": "see recipes.evaluate",
     "bf16_full_eval": "see recipes.evaluate",
     "completion_only_loss": "the loss is on completions alone",
@@ -72,9 +72,15 @@ class TrainerRun:
 
 
 def parse_with_trainer(
-    argv: Sequence[str], root: type[Config], trainer: type, defaults: Mapping[str, Any]
+    argv: Sequence[str],
+    root: type[Config],
+    trainer: type,
+    defaults: Mapping[str, Any],
+    *,
+    allowed: Container[str] = (),
 ) -> TrainerRun:
-    """`defaults`: what the stage uses where neither YAML nor flag says otherwise; keys of both kinds.
+    """`defaults`: what the stage uses where neither YAML nor flag says otherwise; keys of both kinds. `allowed`: those
+    of REFUSED that it can do.
 
     Raises ConfigError for a key that neither side knows and for one that this project decides itself.
     """
@@ -85,7 +91,7 @@ def parse_with_trainer(
     values, notes = _translated(given, (*TRANSLATED, *(OURS_TRANSLATED & own.keys())))
     values = {**defaults, **values}
     for key, why in REFUSED.items():
-        if key not in own and values.pop(key, None) not in (*OFF, KEPT.get(key)):
+        if key not in own and key not in allowed and values.pop(key, None) not in (*OFF, KEPT.get(key)):
             raise ConfigError(f"{key}: got {given.values[key]!r}; remove it. Here: {why}")
     notes += [
         f"without effect: {key} ({WITHOUT_EFFECT[key]})" for key in WITHOUT_EFFECT if values.pop(key, None) is not None

@@ -33,7 +33,8 @@ RUN = "run.json"  # what a folder's checkpoints were trained with
 # Other values of these train the same weights.
 FREE_KEYS = {
     "resume", "dry_run", "logging_steps", "logging_first_step", "logging_strategy", "log_level", "report_to",
-    "run_name", "save_steps", "save_strategy", "save_total_limit", "output_dir", "disable_tqdm", "push_to_hub",
+    "eval_strategy", "eval_steps", "per_device_eval_batch_size", "run_name", "save_steps", "save_strategy",
+    "save_total_limit", "output_dir", "disable_tqdm", "push_to_hub",
 }  # fmt: skip
 
 
@@ -135,9 +136,16 @@ class MetricsCallback(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        if self.dist.is_main and "loss" in logs:
-            metrics = {ours: float(logs[name]) for name, ours in self.names.items() if name in logs}
-            self.log.write(state.global_step, metrics | {"step_time": time.perf_counter() - self.began})
+        if not self.dist.is_main or logs.keys().isdisjoint({"loss", "eval_loss"}):
+            return
+        took = {"step_time": time.perf_counter() - self.began} if "loss" in logs else {}
+        held_out = "eval_loss" in logs  # its line has the epoch, which the update's has as well
+        metrics = {
+            ours: float(logs[name])
+            for name, ours in self.names.items()
+            if name in logs and ours.startswith("eval/") is held_out
+        }
+        self.log.write(state.global_step, metrics | took)
 
 
 class OwnWeights:
@@ -165,6 +173,8 @@ def trainer_arguments(kind: type, run: TrainerRun, policy: Policy, **more: Any) 
     """The trainer's own config: the user's keys, and those that follow from ours; ConfigError where it refuses them."""
     cfg, on_cpu = run.config, policy.device.type == "cpu"
     usual = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu}
+    if "per_device_train_batch_size" in run.trainer:  # what fits in training fits in evaluation
+        usual["per_device_eval_batch_size"] = run.trainer["per_device_train_batch_size"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing`, which trl itself sets

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -140,6 +141,34 @@ def test_packs_are_trained_as_with_a_mask(
     for key in ("nll", "grad_norm"):
         assert [line[key] for line in own] == pytest.approx([line[key] for line in masked], rel=1e-3)
     assert "packed_rows" not in (tmp_path / "own" / "final" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_the_loss_of_held_out_rows_is_that_of_the_model(
+    packing: str, student: Path, rows: Path, tmp_path: Path
+) -> None:
+    """Measured as the trainer goes, and by hand: mean over the tokens of rows that it never trained on."""
+    written = [line for shard in sorted(rows.glob("*.parquet")) for line in pq.read_table(shard).to_pylist()]
+    for split, part in (("train", written[:-8]), ("test", written[-8:])):
+        lines = [json.dumps({"prompt": row["prompt"], "completion": row["completion"]}) for row in part]
+        (tmp_path / f"sums_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    more = f"--packing {packing} --dataset_test_split test --eval_strategy steps --eval_steps 2 --max_steps 3"
+    more += " --per_device_train_batch_size 8"  # all in one batch
+    assert tune(student, tmp_path / "sums_{split}.jsonl", tmp_path / "run", more) == 0
+    lines = read_metrics(tmp_path / "run")
+    measured = [line for line in lines if "eval/nll" in line]
+    assert [line["step"] for line in measured] == [2, 3] and [line["step"] for line in lines] == [1, 2, 2, 3, 3]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "final").eval()
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    found: list[torch.Tensor] = []
+    for row in written[-8:]:
+        prompt, said = (tokenizer(row[key])["input_ids"] for key in ("prompt", "completion"))
+        ids = torch.tensor([[*prompt, *said, tokenizer.eos_token_id]])
+        with torch.no_grad():
+            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        found.append(-logprobs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0])
+    assert measured[-1]["eval/nll"] == pytest.approx(torch.cat(found).mean().item(), rel=1e-4)
+    assert "held out" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_packing_is_refused_where_rows_would_see_each_other(tiny_base: Path) -> None:

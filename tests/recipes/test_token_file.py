@@ -17,7 +17,7 @@ from recipes import cold_start_sft
 from recipes.cold_start_sft import parse
 from recipes.lineage import fingerprint_of
 from recipes.tuning.sft_rows import IGNORED, token_key
-from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_file
+from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_files
 
 REQUIRED = ["--model_name_or_path", "model", "--output_dir", "run"]
 
@@ -39,7 +39,9 @@ def second(tmp_path: Path) -> str:
 
 
 def tokens_of(model: Path, folder: Path, **data: Any) -> TokenFile:
-    return token_file(ModelConfig(model_name_or_path=str(model)), ConversationsConfig(max_length=64, **data), folder)
+    where = ModelConfig(model_name_or_path=str(model))
+    rows, _ = token_files(where, ConversationsConfig(max_length=64, **data), folder)
+    return rows
 
 
 def texts(rows: TokenFile, model: Path) -> list[str]:

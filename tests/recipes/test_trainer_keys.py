@@ -57,7 +57,7 @@ def test_a_recipe_of_open_r1_trains(shared_data: Path, tiny_base: Path, tmp_path
         (["--learning_rate", "fast"], "learning_rate: got 'fast'; allowed: a number"),
         (["--assistant_only_loss", "true"], "assistant_only_loss: got True; remove it"),
         (["--padding_free", "true"], "padding_free: got True; remove it. Here: packing: true"),
-        (["--eval_strategy", "steps"], "eval_strategy: got 'steps'.*recipes.evaluate"),
+        (["--eval_strategy", "steps"], "eval_strategy: got 'steps'.*no rows are held out.*dataset_test_split: test"),
         (["--truncation_mode", "keep_end"], "truncation_mode: got 'keep_end'.*long_rows"),
         (["--resume_from_checkpoint", "some/path"], "resume_from_checkpoint: .*not supported"),
         (["--lora_r", "many"], "lora_r: got 'many'"),
