@@ -118,10 +118,10 @@ def distill(run: TrainerRun) -> int:
             print("\n".join((*run.notes, *problems.notes)), flush=True)
         if cfg.output.dry_run:
             return 0
-        if dist.is_main:
-            write_start(run_dir, cfg, run.trainer, what)
         policy = load_student(cfg.model, cfg.adapter, checkpoint, dist=dist, seed=cfg.output.seed)
         trainer = build_trainer(run, policy, frozen_teacher(cfg, policy, dist), problems, dist)
+        if dist.is_main:
+            write_start(run_dir, cfg, run.trainer, what)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         weights = whole_weights(trainer)
         if dist.is_main:

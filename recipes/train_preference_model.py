@@ -102,15 +102,15 @@ def train(run: TrainerRun) -> int:
         pairs, held_out, notes = load_pairs(cfg, tokenizer)
         if dist.is_main:
             print(*run.notes, *notes, sep="\n", flush=True)
-        source = Path(_training_pairs(cfg.data))
+        source = Path(_place(cfg.data, cfg.data.dataset_train_split))
         what = settings(cfg, run.trainer, pairs=fingerprint_of(source) if source.exists() else str(source))
         checkpoint = resume_point(cfg.output, what, dist)
         if cfg.output.dry_run:
             return 0
-        if dist.is_main:
-            write_start(run_dir, cfg, run.trainer, what)
         policy = load_classifier(cfg.model, tokenizer, checkpoint, device=dist.device, seed=cfg.output.seed)
         trainer = build_trainer(run, policy, pairs, dist)
+        if dist.is_main:
+            write_start(run_dir, cfg, run.trainer, what)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         weights = whole_weights(trainer)
         if dist.is_main:
@@ -253,12 +253,14 @@ def measure(model: Path, data: PairsConfig, pairs: Sequence[Pair]) -> dict[str, 
 
 def finish(run: TrainerRun, figures: Mapping[str, Any], pairs: int, seconds: float) -> None:
     cfg: PreferenceConfig = run.config
-    run_dir = Path(cfg.output.output_dir)
+    run_dir, data = Path(cfg.output.output_dir), cfg.data
+    splits = {"pairs": data.dataset_train_split, "held_out": data.dataset_test_split}
+    places = {role: _place(data, split) for role, split in splits.items() if split}
     write_json_atomic(run_dir / FIGURES, dict(figures))
     write_lineage(
         run_dir,
         stage=STAGE,
-        inputs={"model": cfg.model.model_name_or_path, "pairs": _training_pairs(cfg.data)},
+        inputs={"model": cfg.model.model_name_or_path, **places},
         config=settings(cfg, run.trainer),
         seconds=seconds,
         counts={"pairs": pairs, "held_out": dict(figures)},
@@ -275,8 +277,9 @@ def finish(run: TrainerRun, figures: Mapping[str, Any], pairs: int, seconds: flo
     write_report(run_dir)
 
 
-def _training_pairs(data: PairsConfig) -> str:
-    return data.dataset_name.replace("{split}", data.dataset_train_split)
+def _place(data: PairsConfig, split: str) -> str:
+    """Where a split's pairs are: a path, or a Hub id."""
+    return data.dataset_name.replace("{split}", split)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,13 @@ import torch
 
 from grpo.checkpoint.runlock import RunLock
 from grpo.config import AdapterConfig, ModelConfig
-from grpo.config.key_rules import OFF
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.policy.load import Policy, routers
 from recipes.command import exit_code, write_report
 from recipes.lineage import LINEAGE, write_lineage
 from recipes.tuning.packed_attention import use_packed_attention
-from recipes.tuning.token_file import ConversationsConfig, TokenFile, token_files
+from recipes.tuning.token_file import ConversationsConfig, RowEntry, TokenFile, token_files
 from recipes.tuning.trainer_keys import TrainerRun, parse_with_trainer, trl
 from recipes.tuning.trainer_run import (
     MetricsCallback,
@@ -86,18 +85,9 @@ class Stage:
 
     def parse(self, argv: Sequence[str]) -> TrainerRun:
         """Raises ConfigError."""
-        run = parse_with_trainer(argv, SftConfig, trl().SFTConfig, self.defaults, allowed=("eval_strategy",))
-        held_out = run.config.data.held_out()
-        asked = run.trainer.pop("eval_strategy", "epoch" if held_out else "no")
-        if asked in OFF:
-            return run
-        if not held_out:
-            raise ConfigError(
-                f"eval_strategy: got {asked!r}, but no rows are held out: name their split, `dataset_test_split: "
-                "test`, or set `eval_strategy: no`"
-            )
-        run.trainer["eval_strategy"] = asked
-        return run
+        return parse_with_trainer(
+            argv, SftConfig, trl().SFTConfig, self.defaults, held_out=lambda config: bool(config.data.held_out())
+        )
 
     def main(self, argv: list[str] | None = None) -> int:
         given = sys.argv[1:] if argv is None else argv
@@ -114,7 +104,7 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
             print("\n".join(run.notes), flush=True)
         if stage.from_base and not cfg.allow_tuned_start:
             require_base(cfg.model.model_name_or_path, stage.name)
-        rows, held_out = token_files(cfg.model, cfg.data, run_dir)
+        rows, held_out = token_files(cfg.model, cfg.data, run_dir, held_out=evaluated(run))
         what = settings(cfg, run.trainer, tokens=rows.path.name)
         checkpoint = resume_point(cfg.output, what, dist)
         counts = rows.made(dist)
@@ -122,10 +112,10 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
             counts = counts | {"held_out": held_out.made(dist)["rows"]}
         if cfg.output.dry_run:
             return 0
-        if dist.is_main:
-            write_start(run_dir, cfg, run.trainer, what)
         policy = load_student(cfg.model, cfg.adapter, checkpoint, dist=dist, seed=cfg.output.seed)
         trainer = build_trainer(run, policy, rows, held_out, dist)
+        if dist.is_main:
+            write_start(run_dir, cfg, run.trainer, what)
         announce(policy, trainer, dist)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         weights = whole_weights(trainer)
@@ -133,6 +123,12 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
             finish(run, stage, export(policy, run_dir, weights), counts, time.perf_counter() - began)
         dist.barrier()
     return 0
+
+
+def evaluated(run: TrainerRun) -> Sequence[RowEntry]:
+    """The held-out rows, unless their evaluation is off."""
+    off = run.trainer["eval_strategy"] == "no" and "eval_on_start" not in run.trainer
+    return () if off else run.config.data.held_out()
 
 
 def require_base(name: str, stage: str) -> None:
@@ -171,17 +167,18 @@ def build_trainer(run: TrainerRun, policy: Policy, rows: TokenFile, held_out: To
         callbacks=[MetricsCallback(Path(cfg.output.output_dir), METRICS, dist)],
     )
     if args.packing:
-        require_exact_packing(policy, trainer.data_collator)
+        require_exact_packing(policy, trainer.data_collator, dist)
     return trainer
 
 
 @torch.no_grad()
-def require_exact_packing(policy: Policy, collate: Any) -> None:
+def require_exact_packing(policy: Policy, collate: Any, dist: Dist) -> None:
     """Runs two packs that differ in their first row alone. Raises ConfigError where the second row's logits differ:
     this attention implementation does not keep packed rows apart."""
     device = next(policy.model.parameters()).device
     if device.type != policy.device.type:
-        print("WARNING: sharded weights are not on the device yet: whether packed rows are kept apart was not tried")
+        if dist.is_main:
+            print("WARNING: sharded weights are not on the device yet: whether packed rows stay apart was not tried")
         return
     ids = [token for token in range(len(policy.tokenizer)) if token not in policy.eos_ids][:48]
     first, other, second = ids[:16], ids[16:32], ids[32:]
@@ -217,7 +214,7 @@ def finish(run: TrainerRun, stage: Stage, final: Path, counts: Mapping[str, Any]
     write_lineage(
         cfg.output.output_dir,
         stage=stage.name,
-        inputs={"model": cfg.model.model_name_or_path, **row_inputs(cfg.data)},
+        inputs={"model": cfg.model.model_name_or_path, **row_inputs(run)},
         config=settings(cfg, run.trainer),
         seconds=seconds,
         counts=counts,
@@ -226,7 +223,10 @@ def finish(run: TrainerRun, stage: Stage, final: Path, counts: Mapping[str, Any]
     write_report(Path(cfg.output.output_dir))
 
 
-def row_inputs(cfg: ConversationsConfig) -> dict[str, str]:
-    """For the lineage: the set, or each of several."""
-    names = [str(source.dataset_name) for source in cfg.sources()]
-    return {"data" if len(names) == 1 else f"data {number}": name for number, name in enumerate(names, 1)}
+def row_inputs(run: TrainerRun) -> dict[str, str]:
+    """For the lineage: the set, or each of several, to train on and held out."""
+    inputs = {}
+    for role, sources in {"data": run.config.data.sources(), "held_out": evaluated(run)}.items():
+        for number, source in enumerate(sources, 1):
+            inputs[role if len(sources) == 1 else f"{role} {number}"] = source.place
+    return inputs

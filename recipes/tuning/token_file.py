@@ -70,9 +70,14 @@ class RowEntry(RowSource):
     def _all(self) -> Iterator[Conversation]:
         return read_conversations(str(self.dataset_name), split=self.dataset_train_split, config=self.dataset_config)
 
+    @property
+    def place(self) -> str:
+        """Where the split's rows are: a path, or a Hub id."""
+        return str(self.dataset_name).replace("{split}", self.dataset_train_split)
+
     def identity(self) -> dict[str, Any]:
         """The content of what is on this disk, else the name."""
-        path = Path(str(self.dataset_name).replace("{split}", self.dataset_train_split))
+        path = Path(self.place)
         origin = fingerprint_of(path) if path.exists() else [self.dataset_name, self.dataset_config]
         return {"data": origin, "split": self.dataset_train_split}
 
@@ -113,9 +118,11 @@ class TokenFile:
         print(f"the first row, with a loss on what stands after the arrow:\n{prompt}\n-->\n{said}", flush=True)
 
 
-def token_files(model: ModelConfig, data: ConversationsConfig, output_dir: Path) -> tuple[TokenFile, TokenFile | None]:
-    """Of the rows to train on, and of those held out. Reads the model's tokenizer and config, and nothing else. Rows
-    never exceed the positions that the model has."""
+def token_files(
+    model: ModelConfig, data: ConversationsConfig, output_dir: Path, *, held_out: Sequence[RowEntry] = ()
+) -> tuple[TokenFile, TokenFile | None]:
+    """Of the rows to train on, and of those held out, where there are any. Reads the model's tokenizer and config, and
+    nothing else. Rows never exceed the positions that the model has."""
     tokenizer = require_model(model)
     encoder = RowEncoder(tokenizer, stop_token_ids(tokenizer, load_generation_config(model)))
     positions = getattr(load_model_config(model).get_text_config(), "max_position_embeddings", data.max_length)
@@ -132,5 +139,4 @@ def token_files(model: ModelConfig, data: ConversationsConfig, output_dir: Path)
         path = output_dir / "tokens" / f"{token_key(tokenizer, what)}.arrow"
         return TokenFile(path=path, sources=sources, encoder=encoder, max_length=max_length, long_rows=data.long_rows)
 
-    held_out = data.held_out()
     return of(data.sources()), of(held_out) if held_out else None

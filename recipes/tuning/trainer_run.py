@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,16 +25,17 @@ from grpo.files import write_json_atomic, write_text_atomic
 from grpo.monitor.metrics import MetricsLog
 from grpo.policy.export import export_policy, load_adapter
 from grpo.policy.load import Policy, load_policy
-from recipes.tuning.trainer_keys import TrainerRun
+from recipes.tuning.trainer_keys import TrainerRun, trainer_config
 
 TRAINER_STATE = "trainer_state.json"  # what the trainer writes last into a checkpoint
 RUN = "run.json"  # what a folder's checkpoints were trained with
 # Other values of these train the same weights.
 FREE_KEYS = {
     "resume", "dry_run", "logging_steps", "logging_first_step", "logging_strategy", "log_level", "report_to",
-    "eval_strategy", "eval_steps", "per_device_eval_batch_size", "run_name", "save_steps", "save_strategy",
-    "save_total_limit", "output_dir", "disable_tqdm", "push_to_hub",
+    "eval_strategy", "eval_steps", "eval_on_start", "per_device_eval_batch_size", "run_name", "save_steps",
+    "save_strategy", "save_total_limit", "output_dir", "disable_tqdm", "push_to_hub",
 }  # fmt: skip
+HELD_OUT = "dataset_test_split"  # decides about no weights either, but is part of what a run was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +71,11 @@ def resume_point(output: TunedOutputConfig, what: Mapping[str, Any], dist: Dist)
     if output.resume == "must" and found is None:
         raise CheckpointError(f"resume: must, but {run_dir} holds no checkpoint")
     if found is not None:
-        then = json.loads((run_dir / RUN).read_text(encoding="utf-8"))
-        changed = [key for key in sorted(then.keys() | what.keys()) if then.get(key) != what.get(key)]
+        then = _without_held_out(json.loads((run_dir / RUN).read_text(encoding="utf-8")))
+        now = _without_held_out(what)
+        changed = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
         if changed:
-            lines = "\n  ".join(f"{key}: {then.get(key)!r} then, now {what.get(key)!r}" for key in changed)
+            lines = "\n  ".join(f"{key}: {then.get(key)!r} then, now {now.get(key)!r}" for key in changed)
             raise CheckpointError(
                 f"{found} belongs to a run with other settings or data:\n  {lines}\nSet them back to go on with it, or "
                 "start a run of its own in another output_dir"
@@ -82,8 +83,15 @@ def resume_point(output: TunedOutputConfig, what: Mapping[str, Any], dist: Dist)
     return found
 
 
+def _without_held_out(value: Any) -> Any:
+    """Settings, however deep: each set of a mixture has its own split."""
+    if isinstance(value, Mapping):
+        return {key: _without_held_out(item) for key, item in value.items() if key != HELD_OUT}
+    return [_without_held_out(item) for item in value] if isinstance(value, list) else value
+
+
 def settings(config: Any, trainer: Mapping[str, Any], **data: Any) -> dict[str, Any]:
-    """Everything that decides about the weights, as JSON gives it back."""
+    """Everything that decides about the weights, and which rows are held out, as JSON gives it back."""
     flat = {**to_flat(config), **trainer, **data}
     kept = {key: value for key, value in flat.items() if key not in FREE_KEYS}
     return json.loads(json.dumps(kept, default=str))
@@ -175,19 +183,15 @@ def trainer_arguments(kind: type, run: TrainerRun, policy: Policy, **more: Any) 
     usual = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu}
     if "per_device_train_batch_size" in run.trainer:  # what fits in training fits in evaluation
         usual["per_device_eval_batch_size"] = run.trainer["per_device_train_batch_size"]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # `gradient_checkpointing`, which trl itself sets
-            return kind(
-                **{**usual, **run.trainer},
-                output_dir=cfg.output.output_dir,
-                seed=cfg.output.seed,
-                bf16=policy.compute_dtype == torch.bfloat16,
-                gradient_checkpointing=cfg.model.gradient_checkpointing,
-                **more,
-            )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"trl's {kind.__name__} refuses these keys: {error}") from error
+    return trainer_config(
+        kind,
+        **{**usual, **run.trainer},
+        output_dir=cfg.output.output_dir,
+        seed=cfg.output.seed,
+        bf16=policy.compute_dtype == torch.bfloat16,
+        gradient_checkpointing=cfg.model.gradient_checkpointing,
+        **more,
+    )
 
 
 def whole_weights(trainer: Any) -> dict[str, Any] | None:

@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data.conversations import Conversation, ShardWriter
 from data.sources import load_problems
@@ -31,7 +32,7 @@ from grpo.policy.load import load_policy
 from grpo.policy.tiny_dense import save_tiny_dense
 from recipes import cold_start_sft, second_sft
 from recipes.tiny_corpus import careful_solution
-from recipes.tuning.packed_attention import use_packed_attention
+from recipes.tuning.packed_attention import PackedAttention, use_packed_attention
 from recipes.tuning.sft import require_exact_packing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,11 +133,21 @@ def test_rows_of_a_pack_are_computed_as_they_are_alone(
 
 @pytest.mark.parametrize("kind", ["v3", "dense"])
 def test_packs_are_trained_as_with_a_mask(
-    kind: str, tiny_base: Path, student: Path, rows: Path, tmp_path: Path
+    kind: str, tiny_base: Path, student: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, more = (tiny_base if kind == "v3" else student), "--packing true --max_steps 4"
-    assert tune(model, rows, tmp_path / "own", more) == 0
+    attend, calls = PackedAttention.__call__, []
+
+    def counted(*given: Any, **keys: Any) -> Any:
+        calls.append(given)
+        return attend(*given, **keys)
+
+    monkeypatch.setattr(PackedAttention, "__call__", counted)
     assert tune(model, rows, tmp_path / "masked", f"{more} --attn_implementation sdpa") == 0
+    assert not calls
+    assert tune(model, rows, tmp_path / "own", more) == 0
+    layers = AutoConfig.from_pretrained(model).num_hidden_layers
+    assert len(calls) == layers * (4 + 2)  # updates, and the two packs that are tried beforehand
     own, masked = (read_metrics(tmp_path / name) for name in ("own", "masked"))
     for key in ("nll", "grad_norm"):
         assert [line[key] for line in own] == pytest.approx([line[key] for line in masked], rel=1e-3)
@@ -171,18 +182,26 @@ def test_the_loss_of_held_out_rows_is_that_of_the_model(
     assert "held out" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_packing_is_refused_where_rows_would_see_each_other(tiny_base: Path) -> None:
+def test_packing_is_refused_where_rows_would_see_each_other(
+    tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     policy = load_policy(ModelConfig(model_name_or_path=str(tiny_base)), AdapterConfig(), device=torch.device("cpu"))
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    require_exact_packing(policy, collate)
+    main = Dist(rank=0, world=2, device=torch.device("cpu"))
+    require_exact_packing(policy, collate, main)
 
     def blind(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {"input_ids": collate(examples)["input_ids"], "labels": None}  # what a kernel without positions sees
 
     with pytest.raises(ConfigError, match=r"'sdpa' packed rows of this model see each other.*set `packing: false`"):
-        require_exact_packing(policy, blind)
+        require_exact_packing(policy, blind, main)
+    assert not capsys.readouterr().out
+    sharded = replace(policy, device=torch.device("meta"))
+    for dist in (main, replace(main, rank=1)):
+        require_exact_packing(sharded, blind, dist)
+    assert capsys.readouterr().out.count("was not tried") == 1
 
 
 def test_the_run_folder_is_like_that_of_other_runs(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
@@ -246,6 +265,14 @@ def test_a_resume_with_other_settings_or_rows_is_refused(
         assert re.search(why, capsys.readouterr().err, re.DOTALL)
     assert tune(tiny_base, rows, tmp_path / "fresh", "--resume must") == 2
     assert tune(tiny_base, rows, tmp_path / "run", "--max_steps 2 --resume auto --logging_steps 2") == 0
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(student: Path, rows: Path, tmp_path: Path) -> None:
+    """What only the trainer itself refuses, once it has the weights."""
+    more = "--max_steps 1 --save_strategy"
+    with pytest.raises(ValueError, match="metric_for_best_model"):
+        tune(student, rows, tmp_path / "run", f"{more} best")
+    assert tune(student, rows, tmp_path / "run", f"{more} no") == 0
 
 
 def broken_models(folder: Path, v3: Path, dense: Path) -> dict[Path, str]:

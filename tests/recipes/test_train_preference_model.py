@@ -110,6 +110,7 @@ def test_the_run_folder_holds_curves_and_lineage(trained: Path, tiny_base: Path)
     lineage = json.loads((trained / "lineage.json").read_text())
     assert lineage["stage"] == "train_preference_model" and lineage["counts"]["pairs"] == 240
     assert lineage["inputs"]["model"]["name"] == str(tiny_base) and len(lineage["inputs"]["pairs"]["sha256"]) == 64
+    assert lineage["inputs"]["held_out"]["sha256"] not in (None, lineage["inputs"]["pairs"]["sha256"])
 
 
 @pytest.mark.normal
@@ -138,6 +139,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
     )
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
     assert run(tiny_base, pairs, tmp_path / "run", "--learning_rate 1e-4 --resume auto") == 2
+    assert run(tiny_base, pairs, tmp_path / "run", "--save_steps 15 --dataset_test_split null --resume auto") == 0
 
 
 @pytest.mark.slow
@@ -154,6 +156,7 @@ def test_a_dense_body_learns_too(dense: Path, pairs: str, tmp_path: Path) -> Non
         ("--max_length 3", "every pair of train has a conversation over max_length=3 tokens"),
         ("--learning_rte 1", "unknown key 'learning_rte'"),
         ("--eval_strategy steps", "eval_strategy"),
+        ("--lr_scheduler_type cosin", "cosin is not a valid SchedulerType"),
         ("--part some", "answer | all"),
         ("--model_name_or_path {folder}/no-model", "no-model"),
     ],

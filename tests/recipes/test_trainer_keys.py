@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
 
 from data.conversations import Conversation, ShardWriter
 from grpo.errors import ConfigError
 from recipes.cold_start_sft import parse
 from recipes.distill_on_policy import parse as parse_on_policy
+from recipes.train_preference_model import parse as parse_preference
 from tests.recipes.test_sft import tune
 
 REQUIRED = ["--model_name_or_path", "model", "--dataset_name", "rows", "--output_dir", "run"]
@@ -58,6 +60,13 @@ def test_a_recipe_of_open_r1_trains(shared_data: Path, tiny_base: Path, tmp_path
         (["--assistant_only_loss", "true"], "assistant_only_loss: got True; remove it"),
         (["--padding_free", "true"], "padding_free: got True; remove it. Here: packing: true"),
         (["--eval_strategy", "steps"], "eval_strategy: got 'steps'.*no rows are held out.*dataset_test_split: test"),
+        (["--eval_on_start", "true"], "eval_on_start: got True.*no rows are held out"),
+        (["--dataset_test_split", "test", "--eval_strategy", "steps"], "eval_strategy: steps needs `eval_steps`"),
+        (["--dataset_test_split", "test", "--eval_strategy", "step"], " step is not a valid IntervalStrategy.*epoch"),
+        (["--lr_scheduler_type", "cosin"], "trl's SFTConfig refuses.*cosin is not a valid SchedulerType.*cosine"),
+        (["--lr_scheduler_type", "reduce_lr_on_plateau"], "reduce_lr_on_plateau requires an eval strategy"),
+        (["--load_best_model_at_end", "true"], "load_best_model_at_end: got True.*the last weights are exported"),
+        (["--packing", "--packing_strategy", "wrapped"], "packing_strategy: got 'wrapped'.*`packing_strategy: bfd`"),
         (["--truncation_mode", "keep_end"], "truncation_mode: got 'keep_end'.*long_rows"),
         (["--resume_from_checkpoint", "some/path"], "resume_from_checkpoint: .*not supported"),
         (["--lora_r", "many"], "lora_r: got 'many'"),
@@ -88,3 +97,25 @@ def test_a_key_that_both_sides_know_is_ours() -> None:
     run = parse_on_policy([*REQUIRED, "--teacher_model_name_or_path", "t", "--temperature", "0.7", "--beta", "0.5"])
     assert run.config.sampling.temperature == 0.7 and "temperature" not in run.trainer
     assert run.trainer["beta"] == 0.5
+
+
+def test_every_stage_has_its_values_judged() -> None:
+    with pytest.raises(ConfigError, match="beta must be in"):
+        parse_on_policy([*REQUIRED, "--teacher_model_name_or_path", "t", "--beta", "2"])
+    with pytest.raises(ConfigError, match="cosin is not a valid SchedulerType"):
+        parse_preference([*REQUIRED, "--lr_scheduler_type", "cosin"])
+
+
+def test_judging_values_asks_for_no_device_and_chooses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    assert parsed("--tf32", "true", "--dtype", "bfloat16")["tf32"] is True
+    assert PartialState._shared_state == {}
+
+
+def test_held_out_rows_are_evaluated_as_asked() -> None:
+    split = ["--dataset_test_split", "test"]
+    assert parsed()["eval_strategy"] == "no" and parsed(*split)["eval_strategy"] == "epoch"
+    often = parsed(*split, "--eval_strategy", "steps", "--eval_steps", "5", "--eval_on_start", "true")
+    assert (often["eval_strategy"], often["eval_steps"], often["eval_on_start"]) == ("steps", 5, True)
+    assert parsed(*split, "--eval_strategy", "no")["eval_strategy"] == "no"
+    assert "packing_strategy" not in parsed("--packing", "--packing_strategy", "bfd")
