@@ -2,7 +2,7 @@
 prompts and the preference rewards come in its last updates alone (DeepSeek-R1, section 3.2.2, eq. 8 to 10). The run is
 r1_zero's; what differs is in the YAML: `dataset_mixture`, `tasks` of the rewards, and `schedule`.
 
-accelerate launch -m recipes.all_scenarios_rl --config recipes/configs/tiny_v3/all_scenarios_rl.yaml
+accelerate launch -m recipes.all_scenarios_rl --config recipes/configs/tiny_v3/pipeline/all_scenarios_rl.yaml
 """
 
 import sys

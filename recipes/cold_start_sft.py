@@ -1,6 +1,6 @@
 """Cold start: supervised fine-tuning of the base on a few thousand readable traces (DeepSeek-R1, section 2.3.1).
 
-accelerate launch -m recipes.cold_start_sft --config recipes/configs/tiny_v3/cold_start_sft.yaml
+accelerate launch -m recipes.cold_start_sft --config recipes/configs/tiny_v3/pipeline/cold_start_sft.yaml
 """
 
 import sys

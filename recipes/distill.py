@@ -1,6 +1,6 @@
 """Distillation: a small dense student tuned on verified traces of a large teacher (DeepSeek-R1, section 2.4).
 
-accelerate launch -m recipes.distill --config recipes/configs/tiny_v3/distill.yaml
+accelerate launch -m recipes.distill --config recipes/configs/tiny_v3/pipeline/distill.yaml
 """
 
 import sys

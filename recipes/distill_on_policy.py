@@ -1,6 +1,6 @@
 """On-policy distillation: the student answers, and learns the teacher's distribution at every place of its own answer.
 
-    accelerate launch -m recipes.distill_on_policy --config recipes/configs/tiny_v3/distill_on_policy.yaml
+    accelerate launch -m recipes.distill_on_policy --config recipes/configs/tiny_v3/pipeline/distill_on_policy.yaml
 
 The loss is the divergence between the two distributions over the whole vocabulary, by default the reverse KL
 (Agarwal et al. 2024, arXiv 2306.13649), so teacher and student need the same tokens; where they differ, distil by SFT.

@@ -1,7 +1,7 @@
 """A cold start: right and readable long reasoning, sampled from an R1-Zero checkpoint or taken from a set of traces,
 and rewritten by a helping model where one is given (DeepSeek-R1, section 2.3.1 and appendix B.3.2).
 
-    accelerate launch -m recipes.make_cold_start --config recipes/configs/tiny_v3/make_cold_start.yaml
+    accelerate launch -m recipes.make_cold_start --config recipes/configs/tiny_v3/pipeline/make_cold_start.yaml
     python -m recipes.make_cold_start --config ... --from_traces --dataset_name traces.jsonl
 """
 

@@ -1,7 +1,7 @@
 """Reasoning-oriented RL: GRPO from the cold start, for accuracy, format and one language in the thinking, their rewards
 added directly (DeepSeek-R1, section 3.2.1 and eq. 7). The run is r1_zero's; what differs is in the YAML.
 
-accelerate launch -m recipes.reasoning_rl --config recipes/configs/tiny_v3/reasoning_rl.yaml
+accelerate launch -m recipes.reasoning_rl --config recipes/configs/tiny_v3/pipeline/reasoning_rl.yaml
 """
 
 import sys

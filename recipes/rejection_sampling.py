@@ -1,7 +1,7 @@
 """Rejection sampling: the good ones of several samples a problem, as rows for supervised fine-tuning (DeepSeek-R1,
 section 2.3.3: the set of 800,000 rows whose domains and lengths its Table 5 gives).
 
-    accelerate launch -m recipes.rejection_sampling --config recipes/configs/tiny_v3/rejection_sampling.yaml
+    accelerate launch -m recipes.rejection_sampling --config recipes/configs/tiny_v3/pipeline/rejection_sampling.yaml
 """
 
 from __future__ import annotations

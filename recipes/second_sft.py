@@ -1,6 +1,6 @@
 """Second SFT: the base again, on rejection-sampled reasoning and non-reasoning rows (DeepSeek-R1, section 2.3.3).
 
-accelerate launch -m recipes.second_sft --config recipes/configs/tiny_v3/second_sft.yaml
+accelerate launch -m recipes.second_sft --config recipes/configs/tiny_v3/pipeline/second_sft.yaml
 """
 
 import sys

@@ -1,7 +1,8 @@
-"""A preference model from pairs of answers: a sequence classifier with one output, by the pairwise loss (DeepSeek-R1,
+r"""A preference model from pairs of answers: a sequence classifier with one output, by the pairwise loss (DeepSeek-R1,
 section 3.1). Training is `trl.RewardTrainer`'s; `final/` is what the reward `preference_model` loads.
 
-accelerate launch -m recipes.train_preference_model --config recipes/configs/tiny_v3/train_preference_model.yaml
+accelerate launch -m recipes.train_preference_model \
+    --config recipes/configs/tiny_v3/pipeline/train_preference_model.yaml
 """
 
 from __future__ import annotations

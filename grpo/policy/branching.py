@@ -5,7 +5,9 @@ Dimensions: N tokens of the pack, D numbers of a query, a key or a padded value,
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -43,21 +45,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, branches: Branches, scaling: floa
 def by_rows(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:
     """On any device: rows are put together again, prompt and completion, and padded, inside the attention alone.
 
-    Right-padded rows need no mask beside the causal one; of a prompt's copies the first row's is taken.
+    Right-padded rows need no mask beside the causal one. Rows of about one length are padded together, so that what is
+    held and computed is at most twice what a row's own length asks for.
     """
-    rows = [(prompt, own) for prompt, owns in zip(branches.prompts, branches.completions, strict=True) for own in owns]
-    index_RL = torch.nn.utils.rnn.pad_sequence(
-        [torch.cat([torch.arange(*prompt), torch.arange(*own)]) for prompt, own in rows], batch_first=True
-    )
-    first_N = torch.empty(len(q), dtype=torch.int64)
-    for row, (prompt, own) in reversed(list(enumerate(rows))):
-        start, place = prompt[1] - prompt[0], row * index_RL.shape[1]
-        first_N[slice(*prompt)] = place + torch.arange(start)
-        first_N[slice(*own)] = place + start + torch.arange(own[1] - own[0])
-    flat = index_RL.flatten().to(q.device)
-    heads = (x.index_select(0, flat).view(*index_RL.shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-    mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=scaling)
-    return mixed.transpose(1, 2).flatten(0, 1).index_select(0, first_N.to(q.device))
+    index, place_N = _padded(branches.prompts, branches.completions)
+    parts = []
+    for index_RL in index:
+        flat = index_RL.flatten().to(q.device)
+        heads = (x.index_select(0, flat).view(*index_RL.shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=scaling)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts).index_select(0, place_N.to(q.device))
+
+
+@lru_cache(maxsize=1)  # the layers of a forward ask one after another
+def _padded(prompts: tuple[Span, ...], completions: tuple[tuple[Span, ...], ...]) -> tuple[list[Tensor], Tensor]:
+    """The tokens of rows up to 1, 2, 4, 8, ... tokens long, (R, L) each; and of every token, where it is in those
+    flattened and put side by side: of a prompt's copies, in one of them."""
+    by_length = defaultdict(list)
+    for prompt, owns in zip(prompts, completions, strict=True):
+        for own in owns:
+            tokens = torch.cat([torch.arange(*prompt), torch.arange(*own)])
+            by_length[(len(tokens) - 1).bit_length()].append(tokens)
+    index = [torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in by_length.values()]
+    place_N = torch.empty(1 + max(int(index_RL.max()) for index_RL in index), dtype=torch.int64)
+    start = 0
+    for rows, index_RL in zip(by_length.values(), index, strict=True):
+        for number, tokens in enumerate(rows):
+            place_N[tokens] = start + number * index_RL.shape[1] + torch.arange(len(tokens))
+        start += index_RL.numel()
+    return index, place_N
 
 
 def by_stretches(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.packed_rows [--device cuda] [--json FILE] [--quick]
 
-Forward and backward of 2,048 tokens, as trl's collator puts them side by side, rows of one length. The losses are
-compared, then the two attentions take turns; medians and spreads of five.
+Forward and backward of 2,048 tokens, as trl's collator puts them side by side: rows of one length, then one of 1,024
+with rows of 32. The losses are compared, then the two attentions take turns; medians and spreads of five.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from grpo.policy.tiny_v3 import build_tokenizer
 from recipes.tuning.packed_attention import NAME, PackedAttention
 from tests.benchmarks.workload import build_model
 
-LENGTHS = (32, 128, 512)
+ROWS = {"32": [32] * 64, "128": [128] * 16, "512": [512] * 4, "1,024 and 32": [1024] + [32] * 32}
 REPEATS = 5
 
 
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
     AttentionInterface.register(NAME, PackedAttention())
-    print("| model | tokens of a row | ms: sdpa with a mask | ms: here | ratio |\n|---|---|---|---|---|")
+    print("| model | tokens of the rows | ms: sdpa with a mask | ms: here | ratio |\n|---|---|---|---|---|")
     found = []
     for kind in ("v3",) if args.quick else ("v3", "qwen3"):
         model = build_model(kind, "quick" if args.quick else args.device, build_tokenizer()).to(args.device)
-        for length in LENGTHS[:1] if args.quick else LENGTHS:
-            found.append({"model": kind, "row": length, **compared(model, batch_of(model, 2048 // length, length))})
+        for name, lengths in list(ROWS.items())[:: 3 if args.quick else 1]:
+            found.append({"model": kind, "rows": name, **compared(model, batch_of(model, lengths))})
             print(line(found[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def line(point: dict[str, Any]) -> str:
     masked, ours = (f"{1e3 * point[name][1]:.0f}" for name in ("masked", "ours"))
     low, middle, high = point["ratio"]
-    return f"| {point['model']} | {point['row']} | {masked} | {ours} | {middle:.1f} ({low:.1f} to {high:.1f}) |"
+    return f"| {point['model']} | {point['rows']} | {masked} | {ours} | {middle:.1f} ({low:.1f} to {high:.1f}) |"
 
 
-def batch_of(model: nn.Module, rows: int, length: int) -> dict[str, Tensor]:
-    device, tokens = model.device, rows * length
-    ids = torch.randint(3, model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids.to(device), "position_ids": torch.arange(length, device=device).repeat(rows)[None]}
+def batch_of(model: nn.Module, lengths: Sequence[int]) -> dict[str, Tensor]:
+    ids = torch.randint(3, model.config.vocab_size, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    return {"input_ids": ids.to(model.device), "position_ids": positions.to(model.device)}
 
 
 def compared(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:

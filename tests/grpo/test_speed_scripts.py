@@ -66,8 +66,9 @@ def test_drawing(tmp_path: Path) -> None:
 @pytest.mark.normal
 def test_packed_rows(tmp_path: Path) -> None:
     """That both attentions have one loss is asserted inside."""
-    (point,) = result_of("packed_rows", tmp_path)
-    for low, middle, high in (point["masked"], point["ours"], point["ratio"]):
+    found = result_of("packed_rows", tmp_path)
+    assert [point["rows"] for point in found] == ["32", "1,024 and 32"]
+    for low, middle, high in (point[name] for point in found for name in ("masked", "ours", "ratio")):
         assert 0 < low <= middle <= high
 
 

@@ -18,6 +18,7 @@ QWEN = "recipes.r1_zero --config recipes/configs/qwen2_5_1_5b"
 TINY = "--config recipes/configs/tiny_v3"
 OWN_DATA = "recipes.r1_zero --config recipes/configs/own_data/r1_zero.yaml --dataset_name problems.jsonl"
 RESUMED = "tests/recipes/test_launch.py::test_a_run_and_its_resumption"
+CHAINS = list((ROOT / "recipes" / "configs").glob("*/pipeline.yaml"))
 REAL_MODEL = "tests/recipes/test_real_model_configs.py::test_"
 
 # What `make -n` has to show for a command, or the Makefile to hold.
@@ -48,39 +49,39 @@ ELSEWHERE = {
     f"accelerate launch -m recipes.pipeline {TINY}/pipeline.yaml": (
         "tests/recipes/test_whole_recipe.py::test_the_whole_chain_killed_in_the_middle_and_gone_on_with"
     ),
-    f"accelerate launch -m recipes.make_cold_start {TINY}/make_cold_start.yaml": (
+    f"accelerate launch -m recipes.make_cold_start {TINY}/pipeline/make_cold_start.yaml": (
         "tests/recipes/test_sampling_configs.py::test_the_tiny_file_runs"
     ),
-    f"accelerate launch -m recipes.rejection_sampling {TINY}/rejection_sampling.yaml": (
+    f"accelerate launch -m recipes.rejection_sampling {TINY}/pipeline/rejection_sampling.yaml": (
         "tests/recipes/test_sampling_configs.py::test_the_tiny_file_runs"
     ),
-    f"python -m recipes.make_cold_start {TINY}/make_cold_start.yaml --from_traces --dataset_name traces.jsonl "
-    "--reward_funcs accuracy format --keep_at_least '{format: 1}' --dataset_kwargs '{}' --dataset_filter null": (
+    f"python -m recipes.make_cold_start {TINY}/pipeline/make_cold_start.yaml --from_traces --dataset_name traces.jsonl "
+    "--dataset_mixture '[]' --reward_funcs accuracy format --keep_at_least '{format: 1}'": (
         "tests/recipes/test_sampling_configs.py::test_the_tiny_file_takes_traces_as_the_page_says"
     ),
-    f"accelerate launch -m recipes.cold_start_sft {TINY}/cold_start_sft.yaml": (
+    f"accelerate launch -m recipes.cold_start_sft {TINY}/pipeline/cold_start_sft.yaml": (
         "tests/recipes/test_sft_configs.py::test_a_cold_start_on_gsm8ks_own_solutions"
     ),
-    f"accelerate launch -m recipes.second_sft {TINY}/second_sft.yaml": (
-        "tests/recipes/test_sft.py::test_a_second_sft_starts_from_the_base"
+    f"accelerate launch -m recipes.second_sft {TINY}/pipeline/second_sft.yaml": (
+        "tests/recipes/test_whole_recipe.py::test_the_whole_chain_killed_in_the_middle_and_gone_on_with"
     ),
-    f"accelerate launch -m recipes.reasoning_rl {TINY}/reasoning_rl.yaml": (
+    f"accelerate launch -m recipes.reasoning_rl {TINY}/pipeline/reasoning_rl.yaml": (
         "tests/recipes/test_rl_stages.py::test_reasoning_rl_trains_on_every_task_and_reports_every_task"
     ),
-    f"accelerate launch -m recipes.all_scenarios_rl {TINY}/all_scenarios_rl.yaml": (
+    f"accelerate launch -m recipes.all_scenarios_rl {TINY}/pipeline/all_scenarios_rl.yaml": (
         "tests/recipes/test_rl_stages.py::test_general_prompts_and_their_reward_come_in_the_last_updates_alone"
     ),
-    f"accelerate launch -m recipes.train_preference_model {TINY}/train_preference_model.yaml": (
-        "tests/recipes/test_train_preference_model.py::test_it_ranks_held_out_pairs_and_the_reward_ranks_them_the_same"
+    f"accelerate launch -m recipes.train_preference_model {TINY}/pipeline/train_preference_model.yaml": (
+        "tests/recipes/test_whole_recipe.py::test_the_whole_chain_killed_in_the_middle_and_gone_on_with"
     ),
     "python -m recipes.tiny_manners --output_dir runs/manners": (
         "tests/recipes/test_tiny_world.py::test_the_files_of_the_general_task"
     ),
-    f"accelerate launch -m recipes.distill {TINY}/distill.yaml": (
-        "tests/recipes/test_distill.py::test_a_student_tuned_on_traces_says_them_in_a_plain_pipeline_and_stops"
+    f"accelerate launch -m recipes.distill {TINY}/pipeline/distill.yaml": (
+        "tests/recipes/test_whole_recipe.py::test_the_whole_chain_killed_in_the_middle_and_gone_on_with"
     ),
-    f"accelerate launch -m recipes.distill_on_policy {TINY}/distill_on_policy.yaml": (
-        "tests/recipes/test_distill.py::test_on_policy_the_loss_is_the_reverse_kl_on_the_students_own_text_and_falls"
+    f"accelerate launch -m recipes.distill_on_policy {TINY}/pipeline/distill_on_policy.yaml": (
+        "tests/recipes/test_whole_recipe.py::test_the_whole_chain_killed_in_the_middle_and_gone_on_with"
     ),
     "python -m recipes.gsm8k_traces --dataset_name gsm8k:path/to/gsm8k_train.jsonl --output_dir runs/gsm8k_traces": (
         "tests/recipes/test_sft_configs.py::test_every_solution_of_gsm8k_is_right_and_well_formed_as_a_trace"
@@ -158,10 +159,10 @@ def test_the_named_test_exists_and_runs_the_commands_recipe(command: str, test: 
     assert f"\ndef {name}(" in text
     words = shlex.split(command)
     module = words[words.index("-m") + 1].partition(".")[2]
-    files = [Path(word) for word in words if word.endswith(".yaml")]
     assert re.search(rf"\b{module}\b", text), f"{path} does not mention {module}"
-    for file in files:
-        assert file.stem in text or file.parent.name in text, f"{path} does not mention {file}"
+    chains = [chain.read_text(encoding="utf-8") for chain in CHAINS if chain.name in text]
+    for file in (Path(word) for word in words if word.endswith(".yaml")):
+        assert file.stem in text or any(str(file) in chain for chain in chains), f"{path} does not mention {file}"
 
 
 @pytest.mark.parametrize("command", MAKE_SHOWS)

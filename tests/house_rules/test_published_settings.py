@@ -12,7 +12,6 @@ from grpo.config.parse import to_flat
 from tests.house_rules.pages import ROOT, TEXT
 
 FAMILIES = ("tiny_v3/pipeline", "qwen2_5_1_5b", "deepseek_v3")  # the columns behind R1's
-FILES = {("train_preference_model", "tiny_v3/pipeline"): "preference"}  # else named as the stage
 HEADING, NEXT = "\n### Published settings and ours\n", "\nBeside the stages"
 SECTION = TEXT["recipes/README.md"].partition(HEADING)[2].partition(NEXT)[0]
 
@@ -29,7 +28,7 @@ def lines() -> list[tuple[str, list[str], str, list[str]]]:
 
 
 def settings(stage: str, family: str) -> dict[str, Any]:
-    path = ROOT / "recipes" / "configs" / family / f"{FILES.get((stage, family), stage)}.yaml"
+    path = ROOT / "recipes" / "configs" / family / f"{stage}.yaml"
     parsed = import_module(f"recipes.{stage}").parse(["--config", str(path)])
     return {**to_flat(getattr(parsed, "config", parsed)), **getattr(parsed, "trainer", {})}
 

@@ -22,7 +22,7 @@ from recipes.tiny_manners import requests
 from recipes.tuning.sft import require_base
 from tests.grpo.tiny_runs import evidence, fresh_run, killed_after
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "tiny_v3"
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "tiny_v3" / "pipeline"
 REASONING = ("chain_sum", "gcd", "simple_equations")
 CUT = {
     "problems_per_rollout": 6, "num_generations": 4, "max_completion_length": 8, "max_steps": 4, "save_steps": 1,
@@ -114,13 +114,16 @@ def test_general_prompts_and_their_reward_come_in_the_last_updates_alone(
     before, after = [tasks.get("general", 0) for tasks in by_update.values()][:2], [*by_update.values()][2:]
     assert before == [0, 0] and all(8 <= tasks["general"] <= 16 for tasks in after)  # three of six problems
     assert all(sum(tasks.values()) == 24 for tasks in by_update.values())
+    lines = load_yaml((CONFIGS / "all_scenarios_rl.yaml").read_text())["reward_funcs"]
+    weights = {line["name"]: line.get("weight", 1.0) for line in lines}
+    assert weights.keys() == {"gym", "preference_model", "format", "language_consistency"}
 
     for row in read_completions(tmp_path / "run"):
         is_general = row["task"] == "general"
         assert (row["reward/gym"] is None) is is_general and (row["reward/preference_model"] is None) is not is_general
         assert row["reward/format"] is not None and row["reward/language_consistency"] is not None
-        applied = ("gym", "preference_model", "format", "language_consistency")
-        assert row["reward"] == pytest.approx(sum(row[f"reward/{name}"] or 0.0 for name in applied), abs=1e-5)
+        paid = sum(weight * (row[f"reward/{name}"] or 0.0) for name, weight in weights.items())
+        assert row["reward"] == pytest.approx(paid, abs=1e-5)
     inputs = json.loads((tmp_path / "run" / "lineage.json").read_text())["inputs"]
     assert inputs["model 2"] == {"name": str(tiny_judge), "sha256": fingerprint_of(tiny_judge)}
     held_out = read_metrics(tmp_path / "run")[-1]

@@ -17,7 +17,7 @@ from grpo.config.coerce import dump_yaml, load_yaml
 from grpo.config.parse import parse_flat
 from grpo.dry_run import meta_model
 from grpo.plan import room
-from recipes import make_cold_start, rejection_sampling
+from recipes import make_cold_start, pipeline, rejection_sampling
 from recipes.make_cold_start import ColdStartConfig
 from recipes.rejection_sampling import RejectionSamplingConfig
 from recipes.rows.sources import as_run
@@ -27,6 +27,7 @@ from tests.recipes import test_stage_configs as families
 from tests.recipes.rows_process import report_of, rows_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+WORLD_BASE = CONFIGS / "tiny_v3" / "world_base"
 
 
 class Family(NamedTuple):
@@ -43,6 +44,7 @@ FAMILIES = {
     "qwen2_5_1_5b": Family(families.QWEN, cached=qwen.LAYERS * 2 * qwen.KEY_VALUE, gpu=48e9, rows=64),
     "deepseek_v3": Family(families.MOONLIGHT, cached=27 * (512 + 64), gpu=141e9, rows=30),
 }
+SMOLTALK = {"all": 1_043_917, "everyday-conversations": 2_260}  # training rows, as its card says
 STAGES: dict[str, tuple[Any, type]] = {
     "make_cold_start": (make_cold_start, ColdStartConfig),
     "rejection_sampling": (rejection_sampling, RejectionSamplingConfig),
@@ -56,12 +58,15 @@ def cut_down(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_tiny_file_runs(stage: str, tiny_base: Path, tmp_path: Path) -> None:
+def test_the_tiny_file_runs(stage: str, tmp_path: Path) -> None:
     module, _ = STAGES[stage]
     small = "--model_name_or_path={} --output_dir={} --problems_per_shard=16 --num_generations=4 --check_rewards=false"
-    kwargs = json.dumps({"size": 50, "seed": 2, "min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1})
-    argv = ["--config", str(CONFIGS / "tiny_v3" / f"{stage}.yaml"), f"--dataset_kwargs={kwargs}"]
-    assert module.main([*argv, *small.format(tiny_base, tmp_path / stage).split()]) == 0
+    path = CONFIGS / "tiny_v3" / "pipeline" / f"{stage}.yaml"
+    sources = load_yaml(path.read_text(encoding="utf-8"))["dataset_mixture"]
+    few = [{**source, "dataset_kwargs": {**source["dataset_kwargs"], "size": 20}} for source in sources]
+    argv = ["--config", str(path), f"--dataset_mixture={json.dumps(few)}", "--keep_at_least={format: 1}"]
+    argv += ["--mix_dataset=null"] if stage == "rejection_sampling" else []  # another stage makes those
+    assert module.main([*argv, *small.format(WORLD_BASE, tmp_path / stage).split()]) == 0
     assert len(rows_of(tmp_path / stage)) > 5
 
 
@@ -79,7 +84,7 @@ def test_the_tiny_file_takes_traces_as_the_page_says(
     ]
     Path("traces.jsonl").write_text(json.dumps({"messages": chat, "answer": "4"}))
     assert make_cold_start.main([*words[3:], "--model_name_or_path", str(tiny_base)]) == 0
-    [row] = rows_of(tmp_path / "runs" / "tiny_v3-cold_start")
+    [row] = rows_of(tmp_path / "runs" / "world-make_cold_start")
     assert row.completion == chat[1]["content"]
 
 
@@ -100,6 +105,27 @@ def test_the_published_sizes_fit_the_gpu_that_the_file_names(stage: str, family:
     cache = 2 * tokens * FAMILIES[family].cached
     assert (4 + 2) * weights + cache < FAMILIES[family].gpu
     assert longest + run.sampling.max_completion_length <= config.max_position_embeddings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_other_rows_are_enough_for_their_share(family: str) -> None:
+    """A quarter beside the reasoning rows of GSM8K, if every one of its 7,473 problems gives all that it may."""
+    path = CONFIGS / family / "rejection_sampling.yaml"
+    cfg = parse_flat(["--config", str(path)], RejectionSamplingConfig)
+    assert cfg.mix.mix_dataset == "HuggingFaceTB/smoltalk"
+    reasoning, share = 7473 * cfg.keep.max_per_problem, cfg.mix.mix_share
+    assert SMOLTALK[cfg.mix.mix_config] >= reasoning * share / (1 - share)
+
+
+def test_the_evaluations_of_the_large_chain_fit_beside_their_judge(tmp_path: Path) -> None:
+    """Weights, their copies in bf16, the preference model in bf16 and the cache leave 6 GiB of 141 GB to work in."""
+    family = FAMILIES["deepseek_v3"]
+    weights = families.parameters_by_hand(families.save_config(tmp_path, family.sizes))
+    chain = pipeline.parse(["--config", str(CONFIGS / "deepseek_v3" / "pipeline.yaml")])
+    protocol = qwen.evaluation(chain, "evaluate_r1", tmp_path).protocol
+    assert protocol.max_tokens_in_flight >= 24 * 8192
+    cache = 2 * protocol.max_tokens_in_flight * family.cached
+    assert (4 + 2 + 2) * weights + cache + 6 * 2**30 < family.gpu
 
 
 def sample(stage: str, family: str, model: Path, shared_data: Path, folder: Path) -> Path:

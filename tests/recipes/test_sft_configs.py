@@ -142,7 +142,7 @@ def test_every_solution_of_gsm8k_is_right_and_well_formed_as_a_trace(shared_data
 @pytest.mark.normal
 def test_a_cold_start_on_gsm8ks_own_solutions(shared_data: Path, tiny_model: Path, tmp_path: Path) -> None:
     rows, run_dir = traces(shared_data, tmp_path / "rows", template="r1_zero", rows=8), tmp_path / "run"
-    given = f"--config {CONFIGS / 'tiny_v3' / 'cold_start_sft.yaml'} --model_name_or_path {tiny_model}"
+    given = f"--config {CONFIGS / 'tiny_v3' / 'pipeline' / 'cold_start_sft.yaml'} --model_name_or_path {tiny_model}"
     given += f" --dataset_name {rows} --output_dir {run_dir} --max_length 1024 --max_steps 2 --learning_rate 5e-3"
     given += " --per_device_train_batch_size 1"
     assert cold_start_sft.main(given.split()) == 0
