@@ -71,22 +71,33 @@ def write_run_lineage(cfg: RunConfig, *, stage: str, seconds: float) -> None:
 
 
 def frame_trained_in(model: str) -> str | None:
-    """`prompt_template` of the run of reinforcement that made a model folder; None where none is known."""
+    """`prompt_template` of the run of reinforcement that made a model folder; None where none is known, or several."""
     path = Path(model) / LINEAGE
     config = json.loads(path.read_text(encoding="utf-8")).get("config", {}) if path.is_file() else {}
-    return config.get("prompt_template") if "num_generations" in config else None
+    if "num_generations" not in config:
+        return None
+    entries = config.get("dataset_mixture") or [{}]
+    frames = {entry.get("prompt_template", config["prompt_template"]) for entry in entries}
+    return frames.pop() if len(frames) == 1 else None
 
 
-def models_in(value: Any, key: str = "") -> Iterator[str]:
-    """Every model that a stage's keys name, however deep."""
+def texts_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) for every text among a stage's keys, however deep."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from models_in(item, name)
+            yield from texts_in(item, name)
     elif isinstance(value, list):
         for item in value:
-            yield from models_in(item, key)
-    elif isinstance(value, str) and (key.endswith("model_name_or_path") or (key == "reward_funcs" and "/" in value)):
-        yield value
+            yield from texts_in(item, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def models_in(keys: Mapping[str, Any]) -> Iterator[str]:
+    """Every model that a stage's keys name."""
+    for key, text in texts_in(keys):
+        if key.endswith("model_name_or_path") or (key == "reward_funcs" and "/" in text):
+            yield text
 
 
 def problem_inputs(cfg: DataConfig) -> dict[str, str]:

@@ -25,7 +25,7 @@ from grpo.monitor.evaluation_page import shown
 from grpo.setup import versions
 from recipes.chaining.accounts import counts, sampled_tokens
 from recipes.chaining.chain import Chain, Stage, in_order, kept_back, mapped
-from recipes.chaining.foresight import benchmarks_of, check_tables
+from recipes.chaining.foresight import benchmarks_of, check_tables, missing_files
 from recipes.chaining.pipeline_page import cells, write_page
 from recipes.chaining.stage_graph import ON_PAPER, graph
 from recipes.chaining.tables import Claim, Column, evaluations, every_column, figures, judged
@@ -98,6 +98,7 @@ def pipeline(cfg: PipelineConfig) -> int:
         return 0
     if said := kept_back(os.environ):
         print(f"{', '.join(said)}: not for the stages; what they are to be launched with is in the file of `launch`")
+    look_for_files(chosen, dry_run=cfg.dry_run)
     chains = {seed: Chain(folder=Path(cfg.output_dir) / f"seed-{seed}", stages=stages) for seed in cfg.all_seeds}
     code = steps(chains, chosen, dry_run=cfg.dry_run)
     if code or cfg.dry_run:
@@ -118,6 +119,15 @@ def expected(cfg: PipelineConfig, stages: Sequence[Stage]) -> tuple[list[Claim],
     rows = {row: benchmarks_of(read[evaluation_of(row)]) for table in cfg.tables.values() for row in table}
     check_tables(rows, columns, claims)
     return claims, columns
+
+
+def look_for_files(stages: Sequence[Stage], *, dry_run: bool) -> None:
+    """Raises ConfigError where a stage would look for a file in vain, days from now; a dry run only says so."""
+    if missing := missing_files(stages):
+        where = f"(looked in {Path.cwd()}): bring it, or correct the key"
+        if not dry_run:
+            raise ConfigError("\n".join(f"stages: {told} {where}" for told in missing))
+        print(*(f"before a run, {told} {where}" for told in missing), sep="\n")
 
 
 def not_current(chains: Mapping[int, Chain]) -> list[str]:
@@ -243,10 +253,23 @@ def to_stage(name: str, given: Any, launch: str | None) -> Stage:
             keys = (load_yaml(Path(given["config"]).read_text(encoding="utf-8")) or {}) | keys
         except OSError as error:
             raise ConfigError(f"stages: {name}: config {given['config']}: {error.strerror}") from error
-    if (launch := given.get("launch", launch)) and not Path(shlex.split(launch)[0]).is_file():
-        raise ConfigError(f"stages: {name}: launch: {launch}: no such file (looked in {Path.cwd()})")
+    if launch := given.get("launch", launch):
+        check_launch(f"stages: {name}: launch", launch)
     product = given.get("product", PRODUCTS.get(given["recipe"], "final"))
     return Stage(name=name, recipe=given["recipe"], keys=keys, product=product, launch=launch)
+
+
+def check_launch(where: str, launch: str) -> None:
+    """Raises ConfigError unless the first of its words is a file."""
+    try:
+        file = next(iter(shlex.split(launch)), "")
+    except ValueError as error:
+        raise ConfigError(f"{where}: {launch!r} cannot be read: {error}") from error
+    if not Path(file).is_file():
+        raise ConfigError(
+            f"{where}: {launch!r}: no such file (looked in {Path.cwd()}); expected a file of accelerate's, with flags "
+            "behind it if any, or null for one process"
+        )
 
 
 def wired(stages: Sequence[Stage]) -> list[Stage]:

@@ -30,7 +30,7 @@ from grpo.config.coerce import dump_yaml, nearest
 from grpo.errors import CheckpointError, ConfigError
 from grpo.files import write_json_atomic, write_text_atomic
 from recipes.command import set_aside
-from recipes.lineage import fingerprint_of, models_in
+from recipes.lineage import fingerprint_of, models_in, texts_in
 
 REFERENCE = re.compile(r"\$(\w+)(/.*)?")
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file")
@@ -55,24 +55,13 @@ class Stage:
     @property
     def needs(self) -> list[str]:
         """The stages it takes something from, in the order in which they are mentioned."""
-        return list(dict.fromkeys(reference[1] for reference in references(self.keys)))
+        found = (REFERENCE.fullmatch(text) for _, text in texts_in(self.keys))
+        return list(dict.fromkeys(reference[1] for reference in found if reference))
 
     @property
     def given(self) -> list[str]:
         """The models it takes that no stage made."""
         return [model for model in dict.fromkeys(models_in(self.keys)) if not REFERENCE.fullmatch(model)]
-
-
-def references(value: Any) -> Iterator[re.Match[str]]:
-    """Every `$name` in a value, however deep."""
-    if isinstance(value, str) and (found := REFERENCE.fullmatch(value)):
-        yield found
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from references(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from references(item)
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
@@ -84,12 +73,11 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
     return [mapped(item, change) for item in value] if isinstance(value, list) else value
 
 
-def files_of(text: str) -> list[str]:
-    """Fingerprints of the files or folders that a key's value names (`{split}` stands for any part), also with a word
-    before or behind a colon, as in `gsm8k:rows.jsonl` and `rewards.py:mine`; else none."""
+def paths_of(text: str) -> list[str]:
+    """The files or folders that a key's value names (`{split}` stands for any part), also with a word before or behind
+    a colon, as in `gsm8k:rows.jsonl` and `rewards.py:mine`; else none."""
     named = [name for name in dict.fromkeys([text, *text.split(":", 1)]) if _is_path(name)]
-    paths = (path for name in named for path in sorted(glob(escape(name).replace("{split}", "*"))))
-    return [fingerprint_of(path) for path in paths]
+    return [path for name in named for path in sorted(glob(escape(name).replace("{split}", "*")))]
 
 
 def _is_path(text: str) -> bool:
@@ -149,8 +137,9 @@ class Chain:
         prints = {need: fingerprint_of(self.made(need)) for need in stage.needs}
 
         def content(text: str) -> str:
-            found = REFERENCE.fullmatch(text)
-            return f"{prints[found[1]]}{found[2] or ''}" if found else " ".join([text, *files_of(text)])
+            if found := REFERENCE.fullmatch(text):
+                return f"{prints[found[1]]}{found[2] or ''}"
+            return " ".join([text, *map(fingerprint_of, paths_of(text))])
 
         keys = mapped(stage.keys, content)
         return hashlib.sha256(json.dumps([stage.recipe, keys], sort_keys=True).encode()).hexdigest()
@@ -167,12 +156,14 @@ class Chain:
             return "to run"
         if record["identity"] != self.identity(stage):
             return "changed"
-        return "done" if record["seconds"] is not None else "to resume"
+        if self.is_done(stage.name):
+            return "done"
+        return "to resume" if self.output(stage).exists() else "to run"
 
     def is_done(self, name: str) -> bool:
-        """Whether the stage was finished, whatever has changed since."""
+        """Whether the stage was finished and what it made is there, whatever has changed since."""
         stage = next(stage for stage in self.stages if stage.name == name)
-        return self.record(stage).get("seconds") is not None
+        return self.record(stage).get("seconds") is not None and self.made(name).exists()
 
     def seconds(self) -> dict[str, float]:
         """Of every stage that is done, attempts that were broken off included."""

@@ -1,18 +1,33 @@
-"""What the tables will be able to say, from what their evaluations will ask: a slip is told before anything has run."""
+"""What a chain would miss, told before anything has run: files that nobody brought, figures that nobody measures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from data.readers import FILE_TYPES
 from grpo.config.coerce import nearest
 from grpo.errors import ConfigError
 from grpo.monitor.samples import check_figure, headline_of
 from recipes.asking.answering import given_samples
 from recipes.asking.asked import entries, name_of, samples_of
+from recipes.chaining.chain import REFERENCE, Stage, paths_of
 from recipes.chaining.tables import Claim, Column
 from recipes.evaluate import EvaluateConfig
+from recipes.lineage import texts_in
 
 Benchmarks = Mapping[str, int]  # benchmark -> samples of each problem
+OF_DATA = ("dataset_name", "mix_dataset", "samples", "benchmarks")  # keys that name data
+
+
+def missing_files(stages: Sequence[Stage]) -> list[str]:
+    """The data files that stages take from outside and that are not there, `{split}` for any."""
+    return [
+        f"{stage.name}: {key}: no file {text!r}"
+        for stage in stages
+        for key, text in dict.fromkeys(texts_in(stage.keys))
+        if key in OF_DATA and Path(text).suffix in FILE_TYPES and not REFERENCE.fullmatch(text) and not paths_of(text)
+    ]
 
 
 def benchmarks_of(cfg: EvaluateConfig) -> Benchmarks:

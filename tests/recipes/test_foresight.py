@@ -7,6 +7,8 @@ import pytest
 
 from grpo.config.coerce import dump_yaml
 from recipes import pipeline
+from recipes.chaining.chain import Stage
+from recipes.chaining.foresight import missing_files
 
 ASKED = [
     {"dataset_name": "gym:chain_sum", "name": "sums"},
@@ -75,6 +77,23 @@ def test_what_the_tables_cannot_say_is_told(
 )
 def test_what_they_can_say_is_not_refused(keys: dict, base: dict, tmp_path: Path) -> None:
     assert read(tmp_path, base=base, **keys) == 0
+
+
+def test_data_files_that_nobody_brought_are_named_however_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for brought in ("rows_train.jsonl", "[x].csv"):
+        Path(brought).touch()
+    keys = {
+        "dataset_mixture": [{"dataset_name": "rows_{split}.jsonl"}, {"dataset_name": "a_{split}.jsonl"}],
+        "benchmarks": ["gsm8k:b.parquet", "math500:[x].csv", "aime24", {"dataset_name": "c.json", "name": "rows.json"}],
+        "mix_dataset": "$made/rows.jsonl", "samples": "d.csv", "system_prompt": "Write e.json", "dataset_name": "hub/f",
+    }  # fmt: skip
+    assert missing_files([Stage(name="sft", recipe="cold_start_sft", keys=keys)]) == [
+        "sft: dataset_name: no file 'a_{split}.jsonl'",
+        "sft: benchmarks: no file 'gsm8k:b.parquet'",
+        "sft: dataset_name: no file 'c.json'",
+        "sft: samples: no file 'd.csv'",
+    ]
 
 
 def test_completions_from_a_file_say_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

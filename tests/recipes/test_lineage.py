@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import DataError
-from recipes.lineage import fingerprint_of, write_lineage
+from recipes.lineage import fingerprint_of, frame_trained_in, write_lineage
 from tests.grpo import parts
 
 
@@ -80,3 +80,19 @@ def test_what_went_into_a_stage(tmp_path: Path) -> None:
     assert read["inputs"]["model 3"] == {"name": "hub/other", "sha256": None} and len(read["inputs"]) == 4
     assert read["inputs"]["problems"] == {"name": "gym:chain_sum", "sha256": None}
     assert read["config"]["seed"] == 5 and "torch" in read["versions"] and "git_commit" in read
+
+
+@pytest.mark.parametrize(
+    ("config", "frame"),
+    [
+        ({"num_generations": 4, "dataset_mixture": []}, "r1_zero"),
+        ({"num_generations": 4, "dataset_mixture": [{"task": "a"}, {"task": "b"}]}, "r1_zero"),
+        ({"num_generations": 4, "dataset_mixture": [{"prompt_template": "chat"}, {"task": "b"}]}, None),
+        ({"num_generations": 4, "dataset_mixture": [{"prompt_template": "chat"}]}, "chat"),
+        ({"dataset_mixture": []}, None),
+    ],
+    ids=["one", "inherited", "two frames", "its own", "not by RL"],
+)
+def test_the_frame_that_a_model_was_trained_in(config: dict, frame: str | None, tmp_path: Path) -> None:
+    (tmp_path / "lineage.json").write_text(json.dumps({"config": {"prompt_template": "r1_zero", **config}}))
+    assert frame_trained_in(str(tmp_path)) == frame

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,12 +102,19 @@ def test_the_shipped_chain_is_read_to_its_last_stage(capsys: pytest.CaptureFixtu
         ({"recipe": "contamination"}, [], "r1_zero: contamination is a command and no stage"),
         ({"max_stepz": 3}, [], "r1_zero: unknown key 'max_stepz'. Did you mean 'max_steps'"),
         ({"config": "nowhere.yaml"}, [], "config nowhere.yaml: No such file"),
-        ({"launch": "nowhere.yaml --num_processes 2"}, [], "launch: nowhere.yaml --num_processes 2: no such file"),
+        ({"launch": "nowhere.yaml --num_processes 2"}, [], "launch: 'nowhere.yaml --num_processes 2': no such file"),
+        ({"launch": "  "}, [], "launch: '  ': no such file"),
+        ({"launch": "'nowhere.yaml"}, [], "cannot be read: No closing quotation"),
+        (
+            {"dataset_name": "gsm8k:absent_{split}.jsonl", "dataset_kwargs": {}},
+            [],
+            "r1_zero: dataset_name: no file 'gsm8k:absent_{split}.jsonl'",
+        ),
         ({}, ["--from", "r1zero"], "--from r1zero: no such stage. Did you mean 'r1_zero'"),
         ({}, ["--seeds", "0,one"], "seeds: got '0,one'"),
         ({}, ["--from", "r1_zero"], "r1_zero waits for base"),
     ],
-    ids=["recipe", "no stage", "key", "file", "launch", "from", "seeds", "missing input"],
+    ids=["recipe", "no stage", "key", "file", "launch", "blank", "quote", "data", "from", "seeds", "missing input"],
 )
 def test_a_slip_is_told_before_anything_runs(
     change: dict, flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -160,6 +168,17 @@ def marked_done(chain: Chain) -> None:
         note = chain.folder / "stages" / f"{done.name}.json"
         note.parent.mkdir(exist_ok=True)
         note.write_text(json.dumps({"identity": chain.identity(done), "seconds": 1.0, "spent": 1.0}))
+
+
+def test_a_stage_is_done_only_while_what_it_made_is_there(tmp_path: Path) -> None:
+    first, second = stage("first"), stage("second", model_name_or_path="$first")
+    chain = Chain(folder=tmp_path, stages=[first, second])
+    marked_done(chain)
+    assert [chain.standing(first), chain.standing(second)] == ["done", "done"]
+    shutil.rmtree(chain.made("first"))
+    assert [chain.standing(first), chain.standing(second)] == ["to resume", "waits for first"]
+    shutil.rmtree(chain.output(first))
+    assert chain.standing(first) == "to run" and chain.seconds() == {"second": 1.0}
 
 
 def test_tables_are_written_only_of_what_the_file_says_now(

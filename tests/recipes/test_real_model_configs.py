@@ -183,8 +183,25 @@ def test_the_chain_of_the_family_is_read_to_its_last_stage(
     judge = "preference" if family == "qwen2_5_1_5b" else "helpfulness"
     assert feeds["evaluate_dev2"] == f"reasoning_rl, {judge}" and not list(tmp_path.iterdir())
     assert len(feeds) == len(FED[family]) + len(set(rows))
-    keys = pipeline.to_stage("evaluate_dev2", pipeline.evaluated(cfg)["evaluate_dev2"], None).keys
-    (tmp_path / "evaluate.yaml").write_text(dump_yaml(keys), encoding="utf-8")
-    asked = entries(evaluate.parse(["--config", str(tmp_path / "evaluate.yaml")]).data)
-    assert {name for column in cfg.columns.values() for name in column["benchmarks"]} == {name_of(e) for e in asked}
-    assert {e.prompt_template for e in asked} == {"chat"} and asked[-1].num_generations == 1
+    asked = {name: entries(evaluation(cfg, name, tmp_path).data) for name in ("evaluate_base", "evaluate_dev2")}
+    for one in asked.values():
+        assert {name for column in cfg.columns.values() for name in column["benchmarks"]} == {name_of(e) for e in one}
+    assert [e.prompt_template for e in asked["evaluate_dev2"]] == ["chat", "chat", "chat"]
+    assert [e.prompt_template for e in asked["evaluate_base"]] == ["r1_zero", "r1_zero", "chat"]
+    assert name_of(asked["evaluate_base"][-1]) == "general" and asked["evaluate_base"][-1].num_generations == 1
+
+
+def evaluation(cfg: pipeline.PipelineConfig, name: str, folder: Path) -> evaluate.EvaluateConfig:
+    """What a stage of the chain that evaluates reads."""
+    keys = pipeline.to_stage(name, pipeline.evaluated(cfg)[name], None).keys
+    (folder / "evaluate.yaml").write_text(dump_yaml(keys), encoding="utf-8")
+    return evaluate.parse(["--config", str(folder / "evaluate.yaml")])
+
+
+def test_pairs_that_somebody_must_bring_are_asked_for_before_the_first_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = ["--config", str(CONFIGS / "deepseek_v3" / "pipeline.yaml"), "--output_dir", str(tmp_path)]
+    said = "harmlessness: dataset_name: no file 'safety_pairs.jsonl'"
+    assert pipeline.main([*chain, "--dry_run"]) == 0 and said in capsys.readouterr().out
+    assert pipeline.main(chain) == 2 and said in capsys.readouterr().err and not list(tmp_path.iterdir())
