@@ -216,27 +216,20 @@ def given_samples(
 ) -> tuple[Asked, Given, list[list[bool]]]:
     """The questions of a file of completions, its completions, and its own verdicts on them ([] where it has none).
 
-    Raises DataError for a row without one of the columns, and for a verdict that is neither right nor wrong.
+    Raises DataError for a file without a row, a row without one of the columns, verdicts that are not as many as the
+    completions, and one that is neither right nor wrong.
     """
     problems, texts, verdicts = [], [], []
     path = Path(str(cfg.samples))
     for row in read_rows(str(path), config=None, split="train"):
         if isinstance(row, BadRow):
             raise DataError(f"{path}, {row.place}: {row.reason}")
-        question, gold = str(_inside(row, cfg.samples_prompt_column)), str(_inside(row, cfg.samples_answer_column))
-        problems.append(
-            Problem(
-                id=f"{path.name}:{row.place.split()[1]}",
-                question=question,
-                answer=gold,
-                prompt=question,
-                task=path.stem,
-                source=str(path),
-                columns={"answer": gold},
-            )
-        )
-        texts.append([str(text) for text in _all(row, cfg.samples_completion_columns)])
-        verdicts.append([_verdict(value, row.place) for value in _all(row, cfg.samples_correct_columns)])
+        problem, said, judged = _given(row, cfg, path)
+        problems.append(problem)
+        texts.append(said)
+        verdicts.append(judged)
+    if not problems:
+        raise DataError(f"{path} holds no row: give a file of questions with their completions")
     sizes = {len(of_problem) for of_problem in texts}
     if len(sizes) != 1:
         raise DataError(f"{path}: rows hold {sorted(sizes)} completions; give every question the same number")
@@ -254,6 +247,28 @@ def given_samples(
         note=f"{path}: {len(problems)} questions with their completions",
     )
     return asked, Given(texts=texts, protocol=protocol), verdicts
+
+
+def _given(row: DataRow, cfg: SamplesConfig, path: Path) -> tuple[Problem, list[str], list[bool]]:
+    """One question, its completions, and the file's verdicts on them."""
+    question, gold = str(_inside(row, cfg.samples_prompt_column)), str(_inside(row, cfg.samples_answer_column))
+    said = [str(text) for text in _all(row, cfg.samples_completion_columns)]
+    verdicts = [_verdict(value, row.place) for value in _all(row, cfg.samples_correct_columns)]
+    if cfg.samples_correct_columns and len(verdicts) != len(said):
+        raise DataError(
+            f"{path}, {row.place}: {len(said)} completions and {len(verdicts)} verdicts: samples_correct_columns must "
+            "give one for each completion, or be empty"
+        )
+    problem = Problem(
+        id=f"{path.name}:{row.place.split()[1]}",
+        question=question,
+        answer=gold,
+        prompt=question,
+        task=path.stem,
+        source=str(path),
+        columns={"answer": gold},
+    )
+    return problem, said, verdicts
 
 
 def graded(asked: Asked, number: int, samples: Sequence[Sample]) -> list[Row]:

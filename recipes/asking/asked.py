@@ -36,6 +36,10 @@ class BenchmarkConfig(SourceConfig):
     reward_funcs: list[str | dict[str, Any]] | None = None
     allow_bad_rows: bool = False  # go on without rows that cannot be read or judged
 
+    def __post_init__(self) -> None:
+        if self.num_problems is not None and self.num_problems < 1:
+            raise ConfigError(f"num_problems: got {self.num_problems}; allowed: at least 1, or null for all")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig:

@@ -209,6 +209,11 @@ def test_a_fresh_folder_is_refused_where_an_old_one_must_be_and_a_foreign_one_al
         ({"benchmarks": ["gsm8k"]}, "give one of the two"),
         ({"dataset_name": "null", "benchmarks": ["gym:chain_sum", "gym:chain_sum"]}, "gym-chain_sum is there twice"),
         ({"dataset_name": "null", "benchmarks": [{"dataset_nam": "gsm8k"}]}, "dataset_nam"),
+        ({"num_problems": 0}, "num_problems: got 0; allowed: at least 1"),
+        (
+            {"dataset_name": "null", "benchmarks": [{"dataset_name": "gym:chain_sum", "num_problems": -1}]},
+            "num_problems: got -1",
+        ),
         ({"max_completion_length": 100_000}, "max_position_embeddings"),
         ({"model_name_or_path": "nowhere/to/be/found"}, "nowhere/to/be/found"),
     ],
@@ -359,6 +364,25 @@ def test_verdicts_of_a_csv_are_read_as_they_are_meant(tmp_path: Path, spelled: t
 def test_a_verdict_that_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 2: the verdict is 'yes'; allowed: true, 1, false, 0"):
         grade_csv(tmp_path, [("2", "true"), ("2", "yes")])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([(["2", "3"], [True, False]), (["2", "3"], [True])], "line 2: 2 completions and 1 verdicts"),
+        ([(["2", "3"], True), (["2", "3"], False)], "line 1: 2 completions and 1 verdicts"),
+        ([], "rows.jsonl holds no row"),
+    ],
+)
+def test_a_file_whose_verdicts_cannot_be_paired_is_refused_before_anything_is_graded(
+    rows: list[tuple[list[str], Any]], said: str, tmp_path: Path
+) -> None:
+    lines = [{"prompt": "1+1", "answer": "2", "completion": texts, "right": right} for texts, right in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {"model_name_or_path": "x", "samples": tmp_path / "rows.jsonl", "samples_correct_columns": ["right"]}
+    with pytest.raises(DataError, match=said):
+        run(tmp_path / "out", config=None, **given)
+    assert not (tmp_path / "out").exists()
 
 
 def grade_csv(folder: Path, rows: list[tuple[str, str]]) -> dict[str, Any]:
