@@ -162,10 +162,11 @@ def check_keep(cfg: KeepConfig, rubric: Rubric) -> None:
 
 def identity_of(cfg: Any, problems: str) -> dict[str, Any]:
     """Everything that decides about the rows, as JSON gives it back."""
-    flat = {key: value for key, value in to_flat(cfg).items() if key not in FREE_KEYS}
+    keys = to_flat(cfg)
+    flat = {key: value for key, value in keys.items() if key not in FREE_KEYS}
     inputs = {"model_sha256": flat["model_name_or_path"], "mix_sha256": flat.get("mix_dataset")}
     contents = {key: fingerprint_of(name) if name and Path(name).exists() else None for key, name in inputs.items()}
-    flat |= {"problems": problems, **contents}
+    flat |= {"problems": problems, "rewritten": keys.get("rewrite_url") is not None, **contents}
     return json.loads(json.dumps(flat, default=str))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from data.conversations import ShardWriter
 from recipes import make_cold_start
+from recipes.rows.make_rows import identity_of
 from recipes.rows.rewrite import PROMPT
 from tests.http_server import Server
 from tests.recipes.rows_process import killed_at, report_of, rows_of, words
@@ -139,6 +140,14 @@ def test_a_helper_that_refuses_is_refused(
     server.answer(lambda handler, request: handler.send(b"no such model", status=404))
     assert make(*words(tiny_base, tmp_path / "rows", rewrite_url=server.url, rewrite_model="x")) == 2
     assert "does not answer for the model 'x'" in capsys.readouterr().err and not (tmp_path / "rows").exists()
+
+
+def test_another_server_may_go_on_with_the_rewriting_but_none_may_not(tmp_path: Path) -> None:
+    nobody, one, other = (
+        identity_of(make_cold_start.parse(words(tmp_path, tmp_path, rewrite_url=url)), "the problems")
+        for url in (None, "http://a/v1", "http://b/v1")
+    )
+    assert one == other != nobody
 
 
 def test_the_shipped_prompt_has_its_places() -> None:
