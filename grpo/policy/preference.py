@@ -119,6 +119,7 @@ class PreferenceModel:
             self.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32
         )
         model = self._found(AutoModelForSequenceClassification, dtype=dtype)
+        model.config.use_cache = False  # nothing is generated; gigabytes for a long row of a large model
         model.config.pad_token_id = self.tokenizer.pad_token_id  # by which it finds the last token of a padded row
         return model.to(device).eval()
 
