@@ -19,7 +19,8 @@ LOGGED = [
     "rows/skipped", "num_tokens", "rollout", "epoch", "skipped_updates", "eval/pass@1", "eval/pass@8",
     "eval/maj@16", "eval/format_rate", "eval/mean_length", "eval/clipped_ratio", "eval/problems", "eval/samples",
     "groups/sampled", "groups/kept", "sampling_rounds", "tokens/sampled", "tokens/trained", "schedule/changes",
-    "problems/retired", "discarded/all_right", "nll", "divergence", "mean_token_accuracy",
+    "problems/retired", "discarded/all_right", "nll", "divergence", "mean_token_accuracy", "eval/nll",
+    "eval/mean_token_accuracy",
     *(f"verdicts/accuracy/{verdict}" for verdict in Verdict),
     *(f"funnel/accuracy/{stage}" for stage in ("terminated", *FUNNEL)),
 ]  # fmt: skip
