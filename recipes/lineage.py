@@ -77,7 +77,7 @@ def frame_trained_in(model: str) -> str | None:
     if "num_generations" not in config:
         return None
     entries = config.get("dataset_mixture") or [{}]
-    frames = {entry.get("prompt_template", config["prompt_template"]) for entry in entries}
+    frames = {entry.get("prompt_template", config.get("prompt_template")) for entry in entries}
     return frames.pop() if len(frames) == 1 else None
 
 

@@ -46,20 +46,22 @@ def by_rows(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float)
     """On any device: rows are put together again, prompt and completion, and padded, inside the attention alone.
 
     Right-padded rows need no mask beside the causal one. Rows of about one length are padded together, so that what is
-    held and computed is at most twice what a row's own length asks for.
+    held is less than twice what a row's own length asks for, and what is computed less than four times.
     """
-    index, place_N = _padded(branches.prompts, branches.completions)
+    index, place_N = _padded(branches.prompts, branches.completions, q.device)
     parts = []
     for index_RL in index:
-        flat = index_RL.flatten().to(q.device)
+        flat = index_RL.flatten()
         heads = (x.index_select(0, flat).view(*index_RL.shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
         mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=scaling)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts).index_select(0, place_N.to(q.device))
+    return torch.cat(parts).index_select(0, place_N)
 
 
 @lru_cache(maxsize=1)  # the layers of a forward ask one after another
-def _padded(prompts: tuple[Span, ...], completions: tuple[tuple[Span, ...], ...]) -> tuple[list[Tensor], Tensor]:
+def _padded(
+    prompts: tuple[Span, ...], completions: tuple[tuple[Span, ...], ...], device: torch.device
+) -> tuple[list[Tensor], Tensor]:
     """The tokens of rows up to 1, 2, 4, 8, ... tokens long, (R, L) each; and of every token, where it is in those
     flattened and put side by side: of a prompt's copies, in one of them."""
     by_length = defaultdict(list)
@@ -74,7 +76,7 @@ def _padded(prompts: tuple[Span, ...], completions: tuple[tuple[Span, ...], ...]
         for number, tokens in enumerate(rows):
             place_N[tokens] = start + number * index_RL.shape[1] + torch.arange(len(tokens))
         start += index_RL.numel()
-    return index, place_N
+    return [index_RL.to(device) for index_RL in index], place_N.to(device)
 
 
 def by_stretches(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:

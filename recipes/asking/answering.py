@@ -88,7 +88,8 @@ class Checkpoint:
     def ready(self, asked: Sequence[Asked]) -> list[str]:
         notes = [note for one in asked for note in room_notes(self.run, prompt_lengths(one.problems, self.tokenizer))]
         trained = frame_trained_in(self.run.model.model_name_or_path)
-        other = [one.name for one in asked if trained not in (None, one.protocol["prompt_template"])]
+        graded = [one for one in asked if any(problem.answer is not None for problem in one.problems)]
+        other = [one.name for one in graded if trained not in (None, one.protocol["prompt_template"])]
         if other:
             notes.append(
                 f"WARNING: {', '.join(other)}: not asked in the frame that the model was trained in: set "

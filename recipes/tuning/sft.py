@@ -107,9 +107,10 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
         rows, held_out = token_files(cfg.model, cfg.data, run_dir, held_out=evaluated(run))
         what = settings(cfg, run.trainer, tokens=rows.path.name)
         checkpoint = resume_point(cfg.output, what, dist)
-        counts = rows.made(dist)
-        if held_out:
-            counts = counts | {"held_out": held_out.made(dist)["rows"]}
+        counts = (
+            {"held_out": held_out.made(dist)["rows"]} if held_out else {}
+        )  # the few first: their split may be missing
+        counts |= rows.made(dist)
         if cfg.output.dry_run:
             return 0
         policy = load_student(cfg.model, cfg.adapter, checkpoint, dist=dist, seed=cfg.output.seed)

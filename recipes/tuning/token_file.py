@@ -114,7 +114,7 @@ class TokenFile:
         start = first["labels"].count(IGNORED)
         decode = self.encoder.tokenizer.decode
         prompt, said = decode(first["input_ids"][:start]), decode(first["input_ids"][start:])
-        print(f"{text}; max_length {self.max_length:,}")
+        print(f"{', '.join(source.place for source in self.sources)}: {text}; max_length {self.max_length:,}")
         print(f"the first row, with a loss on what stands after the arrow:\n{prompt}\n-->\n{said}", flush=True)
 
 

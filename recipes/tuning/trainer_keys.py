@@ -54,6 +54,15 @@ REFUSED = {
     "eval_on_start": "see recipes.evaluate",
     "truncation_mode": "long_rows",
 }
+# Values that ask for what would go wrong here -> what to use.
+REFUSED_VALUES = {
+    ("save_strategy", "best"): "steps or epoch: the last weights are exported; recipes.evaluate compares checkpoints",
+    (
+        "lr_scheduler_type",
+        "reduce_lr_on_plateau",
+    ): "a schedule of the update alone: a resume may change what is held out",
+    ("lr_scheduler_type", "greedy"): "a schedule of the update alone: a resume may change what is held out",
+}
 # Values of them that recipes carry along and that ask for no more than is done anyway: no row is longer than a pack.
 KEPT = {"truncation_mode": ("keep_start",), "packing_strategy": ("bfd", "bfd_split")}
 EVALUATION = ("eval_strategy", "eval_on_start")  # for stages that measure the loss of held-out rows
@@ -105,6 +114,9 @@ def parse_with_trainer(
             continue
         if values.pop(key, None) not in (*OFF, *KEPT.get(key, ())):
             raise ConfigError(f"{key}: got {given.values[key]!r}; remove it. Here: {why}")
+    for (key, value), why in REFUSED_VALUES.items():
+        if values.get(key) == value:
+            raise ConfigError(f"{key}: got {value!r}. Here: {why}")
     notes += [
         f"without effect: {key} ({WITHOUT_EFFECT[key]})" for key in WITHOUT_EFFECT if values.pop(key, None) is not None
     ]

@@ -267,12 +267,18 @@ def test_a_resume_with_other_settings_or_rows_is_refused(
     assert tune(tiny_base, rows, tmp_path / "run", "--max_steps 2 --resume auto --logging_steps 2") == 0
 
 
-def test_a_run_that_never_began_leaves_its_folder_free(student: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_run_that_never_began_leaves_its_folder_free(
+    student: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What only the trainer itself refuses, once it has the weights."""
-    more = "--max_steps 1 --save_strategy"
-    with pytest.raises(ValueError, match="metric_for_best_model"):
-        tune(student, rows, tmp_path / "run", f"{more} best")
-    assert tune(student, rows, tmp_path / "run", f"{more} no") == 0
+
+    def refuses(*_: Any) -> None:
+        raise ConfigError("no such trainer")
+
+    with monkeypatch.context() as changed:
+        changed.setattr("recipes.tuning.sft.require_exact_packing", refuses)
+        assert tune(student, rows, tmp_path / "run", "--max_steps 1 --packing true") == 2
+    assert tune(student, rows, tmp_path / "run", "--max_steps 1 --packing true") == 0
 
 
 def broken_models(folder: Path, v3: Path, dense: Path) -> dict[Path, str]:
