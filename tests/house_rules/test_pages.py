@@ -17,7 +17,7 @@ from recipes.tiny_corpus import Mixture
 from rewards.format import is_well_formed
 from rewards.math.extract import extract_answer
 from rewards.registry import BUILT_IN
-from tests.house_rules.pages import ROOT, TEXT, blocks
+from tests.house_rules.pages import PAGES, ROOT, TEXT, blocks
 from tests.house_rules.sources import PACKAGES
 
 SNIPPET = re.compile(r"```python\n(.*?)^```\n(?:\s*```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
