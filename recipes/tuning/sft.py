@@ -107,9 +107,8 @@ def fine_tune(run: TrainerRun, stage: Stage) -> int:
         rows, held_out = token_files(cfg.model, cfg.data, run_dir, held_out=evaluated(run))
         what = settings(cfg, run.trainer, tokens=rows.path.name)
         checkpoint = resume_point(cfg.output, what, dist)
-        counts = (
-            {"held_out": held_out.made(dist)["rows"]} if held_out else {}
-        )  # the few first: their split may be missing
+        # The held-out rows first: there are few, and their split may be missing.
+        counts = {"held_out": held_out.made(dist)["rows"]} if held_out else {}
         counts |= rows.made(dist)
         if cfg.output.dry_run:
             return 0

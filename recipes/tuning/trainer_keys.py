@@ -37,13 +37,13 @@ WITHOUT_EFFECT = {
     "do_predict": "see recipes.evaluate",
     "bf16_full_eval": "held-out rows are computed in `dtype`, as all others",
     "completion_only_loss": "the loss is on completions alone",
+    "eval_packing": "held-out rows are packed where the others are; packed rows do not see each other",
 }
 # Keys that ask for what would go wrong here unless they are off -> what to use.
 REFUSED = {
     "assistant_only_loss": "rows end with the assistant's turn, and the loss is on that alone",
     "chat_template_path": "give the template's text as `chat_template`",
     "dataset_kwargs": "rows are tokenised before the trainer sees them",
-    "eval_packing": "held-out rows are packed where the others are: `packing`",
     "fp16": "dtype: bfloat16",
     "load_best_model_at_end": "the last weights are exported; recipes.evaluate compares checkpoints",
     "model_init_kwargs": "model_name_or_path, model_revision, dtype, attn_implementation, trust_remote_code",
@@ -54,17 +54,16 @@ REFUSED = {
     "eval_on_start": "see recipes.evaluate",
     "truncation_mode": "long_rows",
 }
+# Values of REFUSED's keys that recipes carry along: they ask for no more than is done anyway, for no row is longer
+# than a pack.
+KEPT = {"truncation_mode": ("keep_start",), "packing_strategy": ("bfd", "bfd_split")}
+NO_METRICS = "a schedule of the update alone: a resume may change what is held out"
 # Values that ask for what would go wrong here -> what to use.
 REFUSED_VALUES = {
     ("save_strategy", "best"): "steps or epoch: the last weights are exported; recipes.evaluate compares checkpoints",
-    (
-        "lr_scheduler_type",
-        "reduce_lr_on_plateau",
-    ): "a schedule of the update alone: a resume may change what is held out",
-    ("lr_scheduler_type", "greedy"): "a schedule of the update alone: a resume may change what is held out",
+    ("lr_scheduler_type", "reduce_lr_on_plateau"): NO_METRICS,
+    ("lr_scheduler_type", "greedy"): NO_METRICS,
 }
-# Values of them that recipes carry along and that ask for no more than is done anyway: no row is longer than a pack.
-KEPT = {"truncation_mode": ("keep_start",), "packing_strategy": ("bfd", "bfd_split")}
 EVALUATION = ("eval_strategy", "eval_on_start")  # for stages that measure the loss of held-out rows
 OF_THE_MACHINE = {"deepspeed", "tf32"}  # judged where a run starts
 SIMPLE = (bool, int, float, str)
