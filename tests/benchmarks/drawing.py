@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from transformers import (
 
 from grpo.config import SamplingConfig
 from grpo.sampling.draw import Draw
+from tests.benchmarks.measure import timed
 
 VOCABULARIES = (512, 32_000, 151_936)
 WARPERS = {
@@ -88,14 +88,6 @@ def compared(logits_BV: Tensor, rules: dict[str, Any]) -> dict[str, float]:
             seconds = timed(once, logits_BV.device)
             best[name] = min(best[name], seconds) if repeat else math.inf
     return {**best, "ratio": best["transformers"] / best["ours"]}
-
-
-def timed(once: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    once()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

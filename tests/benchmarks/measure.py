@@ -1,12 +1,14 @@
-"""Seconds, peak memory and what came out of one training step."""
+"""Seconds and spreads; seconds, peak memory and what came out of one training step."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,22 @@ import torch
 
 MB = 1e6
 PHASES = ("sampling", "scoring", "update", "step")
+
+
+def timed(once: Callable[[], object], device: torch.device, *, times: int = 1) -> float:
+    """Seconds of the wall clock, from an idle device to an idle device; the mean of `times` in a row."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        once()
+    wait()
+    return (time.perf_counter() - start) / times
+
+
+def spread(values: list[float]) -> list[float]:
+    """[least, median, most]"""
+    return [min(values), statistics.median(values), max(values)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import AttentionInterface
 
 from grpo.policy.tiny_v3 import build_tokenizer
 from recipes.tuning.packed_attention import NAME, PackedAttention
+from tests.benchmarks.measure import spread
 from tests.benchmarks.workload import build_model
 
 ROWS = {"32": [32] * 64, "128": [128] * 16, "512": [512] * 4, "1,024 and 32": [1024] + [32] * 32}
@@ -70,10 +70,6 @@ def compared(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:
             seconds[name].append(step(model, batch, attention)[1])
     ratios = [masked / ours for masked, ours in zip(*seconds.values(), strict=True)]
     return {**{name: spread(times) for name, times in seconds.items()}, "ratio": spread(ratios)}
-
-
-def spread(values: list[float]) -> list[float]:
-    return [min(values), statistics.median(values), max(values)]
 
 
 def step(model: nn.Module, batch: dict[str, Tensor], attention: str) -> tuple[float, float]:

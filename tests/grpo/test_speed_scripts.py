@@ -72,6 +72,18 @@ def test_packed_rows(tmp_path: Path) -> None:
         assert 0 < low <= middle <= high
 
 
+@pytest.mark.normal
+def test_packed_attention(tmp_path: Path) -> None:
+    found = result_of("packed_attention", tmp_path)
+    assert [point["model"] for point in found] == ["v3", "qwen3"]
+    for point in found:
+        assert point["differences"].keys() == {"by_stretches", "flex"}
+        assert max(point["differences"].values()) < 1e-5
+        assert point["tokens"] > 3 * 128  # some blocks of the mask are empty, others full or partly so
+        for low, middle, high in (point[name] for name in ("by_rows", "by_stretches", "ratio")):
+            assert 0 < low <= middle <= high
+
+
 @pytest.mark.parametrize(("kind", "size"), MILLIONS)
 def test_sizes(kind: str, size: str) -> None:
     assert (kind, size) in SIZES
