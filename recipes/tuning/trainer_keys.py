@@ -37,7 +37,7 @@ WITHOUT_EFFECT = {
     "do_predict": "see recipes.evaluate",
     "bf16_full_eval": "held-out rows are computed in `dtype`, as all others",
     "completion_only_loss": "the loss is on completions alone",
-    "eval_packing": "held-out rows are packed where the others are; packed rows do not see each other",
+    "eval_packing": "held-out rows are packed as the others are, and do not see each other",
 }
 # Keys that ask for what would go wrong here unless they are off -> what to use.
 REFUSED = {

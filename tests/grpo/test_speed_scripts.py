@@ -84,6 +84,16 @@ def test_packed_attention(tmp_path: Path) -> None:
             assert 0 < low <= middle <= high
 
 
+@pytest.mark.slow  # compiling alone takes most of a minute
+def test_compiled_step(tmp_path: Path) -> None:
+    """That a compiled step has the plain one's logits is asserted inside."""
+    found = result_of("compiled_step", tmp_path)
+    assert found.keys() == {"plain", "compiled"}
+    assert found["plain"]["ratio"] == [1, 1, 1] and found["compiled"]["made"] > 0
+    for low, middle, high in (way[name] for way in found.values() for name in ("ms", "ratio")):
+        assert 0 < low <= middle <= high
+
+
 @pytest.mark.parametrize(("kind", "size"), MILLIONS)
 def test_sizes(kind: str, size: str) -> None:
     assert (kind, size) in SIZES

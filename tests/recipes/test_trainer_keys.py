@@ -79,12 +79,13 @@ def test_keys_that_cannot_be_are_named(flags: list[str], why: str) -> None:
 
 
 def test_what_means_nothing_else_here_is_said_and_not_refused() -> None:
-    old = "--max_seq_length 99 --save_only_model true --truncation_mode keep_start"
+    old = "--max_seq_length 99 --save_only_model true --truncation_mode keep_start --eval_packing false"
     run = parse([*REQUIRED, *old.split()])
     assert run.config.data.max_length == 99
     assert run.notes == (
         "translated max_seq_length -> max_length",
         "without effect: save_only_model (checkpoints always hold what a resume needs)",
+        "without effect: eval_packing (held-out rows are packed as the others are, and do not see each other)",
     )
 
 
