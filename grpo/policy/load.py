@@ -14,12 +14,14 @@ from torch import nn
 from data.problem import Message
 from grpo.config import AdapterConfig, ModelConfig
 from grpo.errors import ConfigError
+from grpo.policy.experts import cast_experts
 from grpo.policy.hub import require_source, unavailable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A model and everything needed to talk to it. The weights are fp32; `compute_dtype` is autocast's."""
+    """A model and everything needed to talk to it. The weights are fp32 in training, and `compute_dtype` is autocast's;
+    a model of a caller's own may be in `compute_dtype` itself."""
 
     model: nn.Module
     tokenizer: Any
@@ -41,8 +43,9 @@ class Policy:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Low precision for the forward pass only; the weights stay what they are."""
-        if self.compute_dtype == torch.float32:
+        """Low precision for the forward pass only; the weights stay what they are. Not where they are in it already:
+        autocast would take back what such a model's own code does in fp32, the choice of experts."""
+        if self.compute_dtype == self.network.dtype:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
@@ -166,6 +169,7 @@ def load_policy(
     bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda")
     if bf16:
         route_in_fp32(model, device)
+        cast_experts(model)
     return Policy(
         model=(model if sharded else model.to(device)).train(),
         tokenizer=tokenizer,

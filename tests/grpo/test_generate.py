@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from grpo.errors import ConfigError
+from grpo.policy.load import routers
 from grpo.sampling import generate
 from grpo.types import Rollout
 from tests.grpo import parts
@@ -94,6 +95,37 @@ def test_a_model_in_low_precision_stays_what_it_is(loaded: tuple[Any, Any]) -> N
     ((rollout,),) = generate(low, tokenizer, PROMPTS[:1], max_completion_length=6)
     assert 0 < len(rollout.completion_ids) <= 6
     assert {parameter.dtype for parameter in low.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("sampler", "tolerance"), [("reference", 5e-3), ("fast", 5e-2)])
+def test_a_model_in_low_precision_chooses_the_experts_of_its_own_forward(
+    loaded: tuple[Any, Any], sampler: str, tolerance: float
+) -> None:
+    """Whatever a router is given while sampling, it answers bit for bit as outside; and log-probabilities, nats, are
+    those of the plain forward, in the mean: where bf16 tips a router over, a token is far off."""
+    model, tokenizer = loaded
+    low = deepcopy(model).to(torch.bfloat16)
+    for module in low.modules():  # as from_pretrained leaves it
+        if "e_score_correction_bias" in module._buffers:
+            module.e_score_correction_bias = module.e_score_correction_bias.float()
+    before, asked = parts.fingerprint(low), []
+    hooks = [r.register_forward_hook(lambda *call: asked.append(call)) for r in routers(low)]
+    found = generate(low, tokenizer, PROMPTS, n=8, max_completion_length=12, sampler=sampler)
+    for hook in hooks:
+        hook.remove()
+    gaps = []
+    with torch.no_grad():
+        assert asked
+        for router, given, answer in asked:
+            assert all(map(torch.equal, router(*given), answer))
+        for rollout in (rollout for rollouts in found for rollout in rollouts):
+            start, ids = len(rollout.prompt_ids), torch.tensor([rollout.prompt_ids + rollout.completion_ids])
+            own_TV = low(input_ids=ids).logits[0, start - 1 : -1].float().log_softmax(-1)
+            own_T = own_TV.gather(1, ids[0, start:, None])[:, 0]
+            gaps.append((own_T - torch.tensor(rollout.sampler_logprobs)).abs())
+    assert torch.cat(gaps).mean() < tolerance
+    assert parts.fingerprint(low) == before
+    assert not any("forward" in vars(router) for router in routers(low)), "the model is its caller's"
 
 
 def test_nothing_to_do(loaded: tuple[Any, Any]) -> None:
