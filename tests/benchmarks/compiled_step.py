@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grpo.policy.experts import cast_experts
+from grpo.policy.load import route_in_fp32
 from grpo.policy.tiny_v3 import build_tokenizer
 from grpo.sampling.decode import Decoder
 from tests.benchmarks.measure import spread, timed
@@ -45,9 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     if args.quick:
         args.size, args.rows, args.prompt, args.length = "quick", 16, 5, 3
-    device, dtype = ("cuda", torch.bfloat16) if args.size == "cuda" else ("cpu", torch.float32)
-    model = build_model(args.model, args.size, build_tokenizer()).to(device, dtype).eval()
-    with torch.no_grad():
+    device = torch.device("cuda" if args.size == "cuda" else "cpu")
+    model = build_model(args.model, args.size, build_tokenizer()).to(device).eval()
+    bf16 = device.type == "cuda"  # as a run on a GPU has it: weights in fp32, computed in bf16
+    if bf16:
+        route_in_fp32(model, device)
+        cast_experts(model)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         found = compared(*in_flight(model, args.rows, args.prompt, args.length))
     print("| way | seconds to make | ms of a step | plain step over it | steps to pay for it |\n|---|---|---|---|---|")
     for name, way in found.items():
@@ -66,7 +72,8 @@ def in_flight(model: nn.Module, rows: int, prompt: int, length: int) -> tuple[De
     """A decoder whose rows have `length` tokens of their own, and the tokens that come next."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, model.config.vocab_size, (-(-rows // GROUP), prompt), generator=generator).tolist()
-    decoder = Decoder(model, slots=rows, max_new=length + 1, dtype=model.dtype)
+    dtype = torch.bfloat16 if torch.is_autocast_enabled(model.device.type) else torch.float32
+    decoder = Decoder(model, slots=rows, max_new=length + 1, dtype=dtype)
     decoder.place(decoder.read(prompts), torch.arange(rows, device=model.device) // GROUP)
     tokens = torch.randint(3, model.config.vocab_size, (rows,), generator=generator).to(model.device)
     for _ in range(length):

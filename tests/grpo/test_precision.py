@@ -12,6 +12,7 @@ from torch import nn
 
 from grpo.distributed import Dist
 from grpo.learner import Learner
+from grpo.policy.experts import feed_forward
 from tests.grpo.distributed_process import Record, config, learner_of, problems, run_rollout
 
 CASE = "three_problems"
@@ -45,6 +46,39 @@ def test_the_forward_computes_in_the_configured_type_and_the_gates_in_fp32(
     run_rollout(learner, 0, Record(), CASE)
     assert set(layers) == {expected} and layers.total() > 100
     assert set(gates) == {torch.float32} and gates.total() > 20
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+@pytest.mark.parametrize("sampler", ["fast", "reference"])
+def test_experts_multiply_in_the_configured_type_whatever_the_batch(
+    tiny_model: Path, tmp_path: Path, dtype: str, expected: torch.dtype, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sampling, where there are few tokens, as in the update, where there are many."""
+    learner, operands = learner_of(config(CASE, tiny_model, tmp_path, dtype=dtype, sampler=sampler), Dist()), Counter()
+
+    def watched(product: Any) -> Any:
+        def call(x: torch.Tensor, weight: torch.Tensor, **more: Any) -> torch.Tensor:
+            result = product(x, weight, **more)
+            operands.update([x.dtype, weight.dtype, result.dtype])
+            return result
+
+        return call
+
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", watched(torch.nn.functional.grouped_mm))
+    run_rollout(learner, 0, Record(), CASE)
+    assert set(operands) == {expected} and operands.total() > 20
+
+
+def test_few_tokens_and_many_are_computed_alike_in_bf16(tiny_model: Path, tmp_path: Path) -> None:
+    """Within the roundings of bf16, which keeps 8 bits: the dense products against the sorted ones."""
+    policy = learner_of(config(CASE, tiny_model, tmp_path, dtype="bfloat16"), Dist()).policy
+    mlp, x = policy.network.model.layers[-1].mlp, torch.randn(9, policy.network.config.hidden_size)
+    with torch.no_grad(), policy.autocast():
+        few, sorted_ = feed_forward(mlp, x), mlp(x[None])[0]
+    with torch.no_grad():
+        exact = feed_forward(mlp, x)
+    for rounded in (few, sorted_):
+        assert 1e-4 < float((rounded - exact).norm() / exact.norm()) < 1e-2
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_peft": True}, {"gradient_checkpointing": True}], ids=str)
