@@ -40,7 +40,8 @@ class ModelShape:
 class Plan:
     """One rollout and its updates. Tokens are upper bounds (every completion at its full length); bytes are estimates.
 
-    `memory`: part -> bytes on each process; `while_updating` and `while_sampling` never stand side by side.
+    cache_bytes: of a token of context, all layers together. `memory`: part -> bytes on each process; `while_updating`
+    and `while_sampling` never stand side by side.
     schedule: a line for each change of settings; the bytes are then those of the most demanding part of the run.
     """
 
@@ -57,6 +58,7 @@ class Plan:
     decode_steps: int
     scoring_forwards: int
     update_forwards: int
+    cache_bytes: int
     memory: Mapping[str, int]
     while_updating: Mapping[str, int]
     while_sampling: Mapping[str, int]
@@ -118,6 +120,7 @@ def make_plan(
         decode_steps=calls * sampling.max_completion_length,
         scoring_forwards=passes * _forwards(cfg, longest, own_rows)[0],
         update_forwards=cfg.updates_per_rollout * forwards,
+        cache_bytes=width * shape.cache_values,
         memory=_standing_memory(cfg, shape, width),
         while_updating=_update_memory(cfg, shape, largest, width),
         while_sampling={} if sampling.sampler == "vllm" else _sampling_memory(shape, at_once, cached, width),
@@ -157,6 +160,7 @@ def plan_lines(plan: Plan, shape: ModelShape, cfg: RunConfig) -> list[str]:
         f"forwards  per rollout and process, at full length: {plan.generate_calls} generate calls of together "
         f"{plan.decode_steps} token steps, {plan.scoring_forwards} for old and reference log-probabilities, "
         f"{plan.update_forwards} forward and backward",
+        f"cache     {plan.cache_bytes:,} bytes for a token of context, all layers together",
         "memory    estimate for each process; parameters counted whole, not sharded:",
         *_memory_lines(plan.memory),
         "          and, while updating,",

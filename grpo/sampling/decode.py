@@ -51,7 +51,7 @@ class Decoder:
         self.own = [torch.zeros(shape, device=self.device, dtype=dtype) for _ in self.attention]
         self.prompt_of = self.lengths = torch.zeros(0, dtype=torch.long, device=self.device)
         self.longest = 0
-        self.prompts = Prompts.of([], dtype)
+        self.prompts = Prompts(self.attention, dtype=dtype, device=self.device)
 
     @property
     def bytes_per_token(self) -> int:
@@ -71,9 +71,12 @@ class Decoder:
         ]
 
     def place(self, prompts: Sequence[Prompt], prompt_of: Tensor) -> None:
-        """These are the resident prompts now; `prompt_of` names one for every row, further rows in new slots behind."""
+        """These are the resident prompts now; `prompt_of` names one for every row, further rows in new slots behind.
+
+        Their entries move: from here on the prompts hold views of where they stand side by side.
+        """
         new = len(prompt_of) - len(self.lengths)
-        self.prompts = Prompts.of(prompts, self.own[0].dtype)
+        self.prompts.replace_by(prompts)
         self.lengths = torch.cat([self.lengths, self.lengths.new_zeros(new)])
         self._arrange(prompt_of)
 
@@ -92,8 +95,11 @@ class Decoder:
         return order
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append `tokens` (n,) to the rows and give the logits (n, V) of what follows. Does not wait for the device."""
-        self.longest += 1
+        """Append `tokens` (n,) to the rows and give the logits (n, V) of what follows. Does not wait for the device.
+
+        A row that is full already, whose end nobody has looked at yet, goes on in its last place.
+        """
+        self.longest = min(self.longest + 1, self.max_new)
         self._make_room(self.longest)
         positions = self.prompts.lengths[self.prompt_of] + self.lengths
         hidden, cos, sin = embedded(self.core, tokens, positions)
@@ -115,7 +121,7 @@ class Decoder:
         """Attention of layer `number`, over the prompts and the rows' own tokens, the new one among them."""
         query, entry = attention.project(x, cos, sin)
         rows, shared = torch.arange(len(x), device=self.device), self.prompts.entries[number]
-        self.own[number][rows, :, self.lengths] = entry.to(self.own[number].dtype)
+        self.own[number][rows, :, self.lengths.clamp(max=self.max_new - 1)] = entry.to(self.own[number].dtype)
         own = self.own[number][: len(x), :, : mask.shape[-1] - shared.shape[2]]
         return attention.output(self._mixed(attention, query, shared, own, mask))
 
@@ -145,32 +151,29 @@ class Decoder:
             self.own[number][:, :, :written] = own
 
 
-@dataclass(frozen=True)
 class Prompts:
     """The resident prompts side by side: entries of each layer (R, K, L, W), lengths (R,), mask (R, L)."""
 
-    entries: list[Tensor]
-    lengths: Tensor
-    mask: Tensor
+    def __init__(self, attention: Sequence[CachedAttention], *, dtype: torch.dtype, device: torch.device) -> None:
+        first = attention[0]
+        self.entries = [torch.zeros(0, first.key_heads, 0, first.width, dtype=dtype, device=device) for _ in attention]
+        self.lengths = torch.zeros(0, dtype=torch.long, device=device)
+        self.mask = torch.zeros(0, 0, dtype=torch.bool, device=device)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @classmethod
-    def of(cls, prompts: Sequence[Prompt], dtype: torch.dtype) -> Prompts:
-        if not prompts:
-            return cls([], torch.zeros(0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool))
-        device = prompts[0].next_logits.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        width = int(lengths.max())
-        entries = []
-        for number, first in enumerate(prompts[0].entries):
-            heads, _, entry = first.shape
-            side_by_side = torch.zeros(len(prompts), heads, width, entry, device=device, dtype=dtype)
-            for row, prompt in enumerate(prompts):
-                side_by_side[row, :, : len(prompt)] = prompt.entries[number]
-            entries.append(side_by_side)
-        return cls(entries, lengths, torch.arange(width, device=device) < lengths[:, None])
+    def replace_by(self, prompts: Sequence[Prompt]) -> None:
+        """Layer by layer, so that never more than one is there twice: nothing else holds a prompt's entries."""
+        lengths = [len(prompt) for prompt in prompts]
+        self.lengths = torch.tensor(lengths, dtype=torch.long, device=self.lengths.device)
+        self.mask = torch.arange(max(lengths, default=0), device=self.lengths.device) < self.lengths[:, None]
+        rows, width = self.mask.shape
+        for number, old in enumerate(self.entries):
+            self.entries[number] = old.new_zeros(rows, old.shape[1], width, old.shape[3])
+            for place, prompt in zip(self.entries[number], prompts, strict=True):
+                place[:, : len(prompt)] = prompt.entries[number]
+                prompt.entries[number] = place[:, : len(prompt)]
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class Table:
     def of(cls, prompt_of: Tensor, prompts: int) -> Table:
         order = prompt_of.argsort(stable=True)
         counts = prompt_of.bincount(minlength=prompts)
-        most = int(counts.max())
+        most = int(counts.max()) if prompts else 0
         number = torch.arange(len(prompt_of), device=prompt_of.device)
         rank = torch.empty_like(number)
         rank[order] = number - (counts.cumsum(0) - counts)[prompt_of[order]]

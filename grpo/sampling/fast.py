@@ -7,6 +7,7 @@ position, sibling) alone; logits may differ in their last bits with what else is
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -131,12 +132,13 @@ class Flight:
         self.decoder = Decoder(
             policy.network,
             slots=self.slots,
-            max_new=cfg.max_completion_length + self.check_every,
+            max_new=cfg.max_completion_length,
             dtype=policy.compute_dtype,
         )
         self.draw = Draw(cfg, policy.eos_ids)
         self.rows: list[Row] = []
         self.resident: dict[int, Prompt] = {}
+        self.upcoming: set[int] = set()  # the prompt that waiting rows continue, where its siblings may be in flight
         vocabulary = policy.network.config.vocab_size
         self.logits = torch.zeros(0, vocabulary, device=policy.device)
         self.uniforms = torch.zeros(self.slots, cfg.max_completion_length, dtype=torch.float64, device=policy.device)
@@ -148,14 +150,15 @@ class Flight:
         free = self.slots - len(self.rows)
         if not queue or (self.rows and free < max(1, self.slots // REFILL_SHARE)):
             return
-        waiting = {row.prompt for row in self.rows}
-        self.resident = {number: prompt for number, prompt in self.resident.items() if number in waiting}
+        waiting = {row.prompt for row in self.rows} | (self.upcoming & self.resident.keys())
+        self._forget_all_but(waiting)
         entering: list[Row] = []
         while queue and len(entering) < free:
             if queue[0].prompt not in waiting and len(waiting) >= self.most_prompts:
                 break
             entering.append(queue.popleft())
             waiting.add(entering[-1].prompt)
+        self.upcoming = {row.prompt for row in itertools.islice(queue, 1)}
         if entering:
             self._read({row.prompt for row in entering} - self.resident.keys())
             self._enter(entering)
@@ -202,7 +205,8 @@ class Flight:
 
     def _place(self) -> None:
         place = {number: index for index, number in enumerate(self.resident)}
-        prompt_of = torch.tensor([place[row.prompt] for row in self.rows], device=self.policy.device)
+        numbers = [place[row.prompt] for row in self.rows]
+        prompt_of = torch.tensor(numbers, dtype=torch.long, device=self.policy.device)
         self.decoder.place(list(self.resident.values()), prompt_of)
 
     def _drawn(self) -> Drawn:
@@ -253,8 +257,14 @@ class Flight:
         self.uniforms[: len(order)] = self.uniforms[order]
         if self.seen is not None:
             self.seen[: len(order)] = self.seen[order]
-        needed = {row.prompt for row in self.rows}
-        if self.rows and 2 * len(needed) < len(self.resident):  # else half of the work on prompts is for nobody
-            self.resident = {number: prompt for number, prompt in self.resident.items() if number in needed}
-            self._place()
+        needed = {row.prompt for row in self.rows} | self.upcoming
+        if 2 * len(needed) < len(self.resident):  # else half of the work on prompts is for nobody
+            self._forget_all_but(needed)
         return order
+
+    def _forget_all_but(self, numbers: set[int]) -> None:
+        """Prompts, which are resident in no other place."""
+        kept = {number: prompt for number, prompt in self.resident.items() if number in numbers}
+        if len(kept) < len(self.resident):
+            self.resident = kept
+            self._place()

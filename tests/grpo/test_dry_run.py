@@ -67,6 +67,7 @@ def test_everything_is_shown_nothing_is_loaded_and_nothing_written(
         "DeepseekV3ForCausalLM: 267.1k parameters, 267.1k trained",
         "512 problems x 16 completions = 8192 rows",
         "16 per rollout, 512 rows each; 10400 in all, from 650 rollouts",
+        "480 bytes for a token of context",  # (32 + 8) numbers of 4 bytes in each of three layers
         "KV cache",
         "peak",
     ):
@@ -172,6 +173,7 @@ def test_memory_by_hand() -> None:
         "reference (fp32)": 4000,
     }
     rows, prompts = 512, 2 * 512 // 16  # all in flight; twice the prompts that full groups need
+    assert plan.cache_bytes == 2 * 48
     assert plan.while_sampling["KV cache"] == 2 * 48 * (rows * 70 + prompts * 30)
     slow = plan_of(max_completion_length=70, rows_per_forward=8, bf16=True, sampler="reference")
     assert slow.while_sampling["KV cache"] == 2 * 48 * 8 * 100
