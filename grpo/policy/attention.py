@@ -33,6 +33,10 @@ def unsupported(policy: Policy, dist: Dist) -> str | None:
         return "the model attends in a sliding window"
     if (kind := config.rope_parameters.get("rope_type")) in ("dynamic", "longrope"):
         return f"the model's rotary embedding ({kind}) changes with the length"
+    if config.model_type in LATENT and config.v_head_dim > config.qk_nope_head_dim + config.qk_rope_head_dim:
+        return "the model's values are longer than its keys"
+    if len(set(getattr(policy.network, "hf_device_map", {}).values())) > 1:
+        return "the model's layers are on several devices"
     return None
 
 

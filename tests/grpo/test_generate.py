@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,38 @@ def test_a_family_that_the_engine_does_not_know_is_sampled_by_transformers(
         ((rollout,),) = generate(model, tokenizer, PROMPTS[:1], max_completion_length=5)
         assert 0 < len(rollout.completion_ids) <= 5
         assert capsys.readouterr().out.startswith(said)
+
+
+def test_values_longer_than_keys_are_sampled_by_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attention over a pack pads values to the length of keys."""
+    folder = parts.save_sharp_model(tmp_path, v_head_dim=40)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    found = generate(model, tokenizer, PROMPTS, n=2, max_completion_length=8)
+    assert "because the model's values are longer than its keys" in capsys.readouterr().out
+    assert tokens(found) == tokens(
+        generate(model, tokenizer, PROMPTS, n=2, max_completion_length=8, sampler="reference")
+    )
+
+
+def test_a_model_over_several_devices_is_sampled_by_transformers(
+    loaded: tuple[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk is one: accelerate's hooks fetch a layer's weights when its forward is called."""
+    model, tokenizer = loaded
+    names = ["model.embed_tokens", "model.layers.0", "model.layers.2", "model.norm", "model.rotary_emb", "lm_head"]
+    keys: dict[str, Any] = {"n": 2, "max_completion_length": 8}
+    for place, said in (("disk", "because the model's layers are on several devices"), ("cpu", "")):
+        spread = AutoModelForCausalLM.from_pretrained(
+            model.name_or_path,
+            device_map={**dict.fromkeys(names, "cpu"), "model.layers.1": place},
+            offload_folder=tmp_path,
+        )
+        assert tokens(generate(spread, tokenizer, PROMPTS, **keys)) == tokens(
+            generate(model, tokenizer, PROMPTS, **keys)
+        )
+        assert said in (out := capsys.readouterr().out) and bool(said) == bool(out)
 
 
 def test_stop_strings_end_a_completion(loaded: tuple[Any, Any]) -> None:
