@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,11 +62,12 @@ def _name_the_router(config: Any) -> None:
 
 
 def _merged(policy: Policy, weights: dict[str, torch.Tensor] | None) -> nn.Module:
-    """A copy of the base model with the adapter folded in, made of `weights` where the policy itself is shards."""
-    if weights is None:
-        return copy.deepcopy(policy.model).merge_and_unload()
+    """A copy of the base model with the adapter folded in, in CPU memory; of `weights` where the policy is shards."""
     from peft import get_peft_model
 
+    if weights is None:
+        state = policy.model.state_dict()
+        weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
     network = policy.network
     with torch.device("meta"):
         twin = get_peft_model(class_before(network)(network.config), policy.model.peft_config["default"])
