@@ -20,7 +20,7 @@ class VllmConfig:
     vllm_concurrency: int = 64  # problems that each process has under way at each server; at least 1
     # how weights reach a server. disk: through vllm_weights_dir; nccl: from GPU to GPU, with TRL's client
     vllm_weight_transport: Literal["disk", "nccl"] = "disk"
-    # folder that trainer and servers see under the same path; null: a temporary one, for servers on this machine
+    # folder that all processes and servers see under the same path; null: a temporary one, for those on this machine
     vllm_weights_dir: str | None = None
     vllm_group_port: int = 51216  # nccl: TCP port of the first server's group, the others have the next ones
     # largest difference, in nats, of a log-probability that a server may show; above 0, null: 0.001 in float32, else

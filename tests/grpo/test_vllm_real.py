@@ -26,6 +26,7 @@ from grpo.loop import run
 from grpo.monitor.metrics import read_metrics
 from grpo.sampling.choose import build_sampler
 from tests.grpo import parts, tiny_runs
+from tests.grpo.launching import launch_file
 from tests.grpo.vllm_server import RECORDED, save_dense
 
 pytestmark = pytest.mark.slow
@@ -154,7 +155,10 @@ def test_a_server_that_stays_away_ends_the_run_in_time(model: Path, server: Real
     server.start()
 
 
-def test_three_steps_with_an_engine_inside_the_trainer(python: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_three_steps_with_an_engine_inside_each_trainer(
+    python: Path, model: Path, tmp_path: Path, processes: int
+) -> None:
     """`vllm_mode: colocate` by the recipe's own command, in the environment that vLLM is in; it needs no trl."""
     problems = "".join(json.dumps({"prompt": f"What is 1 + {n}?", "answer": str(n + 1)}) + "\n" for n in range(8))
     (tmp_path / "problems.jsonl").write_text(problems)
@@ -165,12 +169,9 @@ def test_three_steps_with_an_engine_inside_the_trainer(python: Path, model: Path
         "dtype": "float32", "learning_rate": 1e-3, "max_steps": 3, "eval_steps": 0, "eval_on_start": False,
         "eval_on_end": False, "save_steps": 0, "output_dir": tmp_path / "run",
     }  # fmt: skip
-    command = [
-        str(python),
-        "-m",
-        "recipes.r1_zero",
-        *(part for key, value in flags.items() for part in (f"--{key}", str(value))),
-    ]
+    launcher = ["-m", "accelerate.commands.launch", *launch_file("ddp")] if processes > 1 else []
+    words = (word for key, value in flags.items() for word in (f"--{key}", str(value)))
+    command = [str(python), *launcher, "-m", "recipes.r1_zero", *words]
     # Without its compiler vLLM starts in half a minute in place of five.
     ran = subprocess.run(
         command,
@@ -178,6 +179,7 @@ def test_three_steps_with_an_engine_inside_the_trainer(python: Path, model: Path
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        timeout=START,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     metrics = read_metrics(tmp_path / "run")

@@ -330,6 +330,7 @@ class TestStarts:
 
     def test_completions_that_a_server_would_cut_short_are_refused(self, model: Path, server: FakeVllm) -> None:
         cfg = config(model, server, max_completion_length=4090)
+        server.refuse = True  # as it does a prompt that is too long for it: then the probe would fail first
         with pytest.raises(ConfigError, match="start its server with --max-model-len 4"):
             sample(build(parts.load(cfg), cfg))
 

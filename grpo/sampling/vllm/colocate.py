@@ -10,32 +10,44 @@ from grpo.distributed import Dist
 from grpo.errors import EndpointError
 from grpo.policy.load import Policy
 from grpo.sampling.vllm.probe import GREEDY, Probe, tolerance
-from grpo.sampling.vllm.server import Sample
-from grpo.sampling.vllm.transfer import DiskTransport, temporary_root
+from grpo.sampling.vllm.server import AS_TOKENS, Sample
+from grpo.sampling.vllm.transfer import DiskTransport, weights_root
 
 
 class Colocated:
     """What `grpo.sampling.vllm.fleet.Fleet` is to servers. The engine starts with the first weights that it is to hold,
-    and takes the later ones from the same folder of this machine."""
+    and takes the later ones from the same folder."""
 
     def __init__(self, policy: Policy, cfg: SamplingConfig, dist: Dist) -> None:
-        self.cfg, self.dist = cfg, dist
+        self.cfg, self.dist, self.device = cfg, dist, policy.device
         self.dtype = str(policy.compute_dtype).removeprefix("torch.")
         self.tolerance = cfg.vllm.vllm_probe_tolerance or tolerance(policy, self.dtype)
         self.context = cfg.vllm.vllm_max_model_length or policy.network.config.max_position_embeddings
-        self.transport = DiskTransport(dist.done_by_main(temporary_root))
+        self.transport = DiskTransport(weights_root(cfg.vllm, dist))
         self.version = self.held = ""
         self.probe: Probe | None = None
         self.engine: Any = None
 
+    def load(self) -> None:
+        """Bring every process's engine to `version` (collective). All raise EndpointError where one cannot be."""
+        failure = None
+        try:
+            self._load()
+        except Exception as error:
+            failure = error
+        for rank, text in enumerate(self.dist.gather(failure and f"{type(failure).__name__}: {failure}")):
+            if text is not None:
+                raise EndpointError(
+                    f"the vLLM engine in process {rank} did not take the weights: {text}; every process must see "
+                    f"{self.transport.root} (vllm_weights_dir) under this path"
+                ) from failure
+
     def continuation(self, prompt_ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
-        self._load()
         return self._greedy(prompt_ids, max_tokens).token_ids
 
     def answers(self, requests: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[int, list[Sample]]]:
         """All of them, at the end. Raises EndpointError where the engine holds other weights than the trainer."""
         assert self.probe is not None
-        self._load()
         gap = self.probe.gap(self._greedy(self.probe.prompt_ids, len(self.probe.token_ids)))
         if gap > self.tolerance:
             raise EndpointError(
@@ -56,14 +68,15 @@ class Colocated:
     def _started(self, folder: str) -> Any:
         from vllm import LLM
 
-        several = {"distributed_executor_backend": "external_launcher"} if self.dist.world > 1 else {}
+        # vLLM spawns a process for the engine, so that it is no member of the trainer's process group: engines know
+        # nothing of each other, and must be told which GPU is theirs.
         return LLM(
             model=folder,
             dtype=self.dtype,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
             gpu_memory_utilization=self.cfg.vllm.vllm_gpu_memory_utilization,
             max_model_len=self.context,
             logprobs_mode="processed_logprobs",
-            **several,
         )
 
     def _greedy(self, prompt_ids: Sequence[int], max_tokens: int) -> Sample:
@@ -75,7 +88,7 @@ class Colocated:
 
         prompts = [{"prompt_token_ids": list(request["prompt_ids"])} for request in requests]
         settings = [
-            SamplingParams(logprobs=0, **{name: value for name, value in request.items() if name != "prompt_ids"})
+            SamplingParams(**AS_TOKENS, **{name: value for name, value in request.items() if name != "prompt_ids"})
             for request in requests
         ]
         outputs = self.engine.generate(prompts, settings, use_tqdm=False)

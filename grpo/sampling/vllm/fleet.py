@@ -46,6 +46,9 @@ class Fleet:
         """Those that answer. Raises EndpointError when none does until the deadline."""
         return wait_for_any(self.servers, self.cfg.vllm_server_timeout, self.poll)
 
+    def load(self) -> None:
+        """Each server is brought to `version` when it is asked for something."""
+
     def continuation(self, prompt_ids: Sequence[int], max_tokens: int) -> tuple[int, ...]:
         """Bring every server that answers to `version`; gives one's greedy tokens. Raises EndpointError where none
         takes the weights."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from data.problem import Problem
@@ -20,7 +19,7 @@ from grpo.sampling.vllm.colocate import Colocated
 from grpo.sampling.vllm.fleet import Fleet
 from grpo.sampling.vllm.probe import TOKENS, probe_of, tolerance
 from grpo.sampling.vllm.server import Sample, Server
-from grpo.sampling.vllm.transfer import DiskTransport, NcclTransport, Transport, temporary_root, version_of
+from grpo.sampling.vllm.transfer import DiskTransport, NcclTransport, Transport, version_of, weights_root
 from grpo.sampling_mask import SamplingMask
 from grpo.types import Rollout, RolloutGroup
 
@@ -57,9 +56,9 @@ class VllmSampler:
     ) -> list[RolloutGroup]:
         """Raises EndpointError where servers stay away, hold other weights, or nothing of the round comes back."""
         prompts = [self.policy.encode_prompt(problem.prompt) for problem in problems]
-        self.synchronise(prompts)
         if prompts:
             self._check_room(prompts)
+        self.synchronise(prompts)
         requests = {
             number: {"prompt_ids": prompt, "seed": group_seed(self.seed, round_key, position), **self._settings()}
             for number, (prompt, position) in enumerate(zip(prompts, positions, strict=True))
@@ -88,6 +87,7 @@ class VllmSampler:
         if not dist.done_by_main(lambda: fleet.transport.has(version)):
             weights = gather_weights(policy, dist, merge=True)
             dist.done_by_main(lambda: fleet.transport.stage(policy, weights, version))
+        fleet.load()
         most = min(TOKENS, self.cfg.max_completion_length)
         prompt, tokens = dist.done_by_main(lambda: (prompts[0], fleet.continuation(prompts[0], most)))
         # Where the forward is no common one, the process that was asked to stop leaves it alone: then all have to.
@@ -164,8 +164,7 @@ def transport_of(cfg: VllmConfig, dist: Dist) -> Transport:
     """The same on all processes (collective)."""
     if cfg.vllm_weight_transport == "nccl":
         return NcclTransport(cfg.vllm_group_port, dist.device)
-    root = Path(cfg.vllm_weights_dir).absolute() if cfg.vllm_weights_dir else None
-    return DiskTransport(dist.done_by_main(lambda: root or temporary_root()))
+    return DiskTransport(weights_root(cfg, dist))
 
 
 def group_seed(*key: int) -> int:

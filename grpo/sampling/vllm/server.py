@@ -21,6 +21,8 @@ BYTES_PER_TOKEN = 256  # of an answer: more than a token with its log-probabilit
 QUICK = 10.0  # seconds for what a server answers at once
 PAUSE = 0.5  # seconds between two looks at a server that does not answer
 UNKNOWN = "unknown"  # the version of weights that are being replaced
+# Of every request: one log-probability per token; and texts that end a completion may be made of special tokens.
+AS_TOKENS: dict[str, Any] = {"logprobs": 0, "skip_special_tokens": False}
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ class Server:
 
     def samples(self, prompt_ids: Sequence[int], *, n: int, max_tokens: int, **settings: Any) -> list[Sample]:
         """n completions of a prompt; `settings` as vLLM's /v1/completions takes them."""
-        body = {"prompt": list(prompt_ids), "n": n, "max_tokens": max_tokens, **settings}
-        choices = self.post("v1/completions", BYTES_PER_TOKEN * n * max_tokens, **body, **TOKENS_ONLY)["choices"]
+        body = {"prompt": list(prompt_ids), "n": n, "max_tokens": max_tokens, **settings, **AS_TOKENS}
+        room = BYTES_PER_TOKEN * n * max_tokens
+        choices = self.post("v1/completions", room, **body, return_token_ids=True)["choices"]
         try:
             ordered = sorted(choices, key=lambda choice: choice["index"])
             samples = [_sample(choice) for choice in ordered]
@@ -99,9 +102,6 @@ class Server:
 
     def post(self, path: str, room: int = 0, **payload: Any) -> Any:
         return post_json(f"{self.url}/{path}", payload, seconds=self.seconds, tries=1, limit=MAX_RESPONSE + room)
-
-
-TOKENS_ONLY = {"logprobs": 0, "return_token_ids": True, "skip_special_tokens": False}
 
 
 def _sample(choice: dict[str, Any]) -> Sample:

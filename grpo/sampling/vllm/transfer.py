@@ -6,12 +6,16 @@ import atexit
 import hashlib
 import shutil
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from grpo.config import VllmConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError, EndpointError
 from grpo.policy.export import export_policy
@@ -99,11 +103,14 @@ class NcclTransport:
         self.version = version
 
     def send(self, server: Server, version: str) -> None:
+        if not self.named:
+            raise RemoteError(f"{server.url} lost its weights, which only the main process can send again", again=False)
+        within(server.seconds, lambda: self._broadcast(server, version), f"weights for {server.url} over nccl")
+
+    def _broadcast(self, server: Server, version: str) -> None:
         """A group of its own each time: one that a server's restart has left would wait for ever."""
         from trl.generation.vllm_client import VLLMClient
 
-        if not self.named:
-            raise RemoteError(f"{server.url} lost its weights, which only the main process can send again", again=False)
         port = self.ports.setdefault(server.url, self.group_port + len(self.ports))
         client = VLLMClient(base_url=server.url, group_port=port, connection_timeout=server.seconds)
         client.init_communicator(self.device)
@@ -115,6 +122,32 @@ class NcclTransport:
 
     def _on_device(self) -> Any:
         return ((name, weight.to(self.device)) for name, weight in self.named.items())
+
+
+def within(seconds: float, work: Callable[[], None], what: str) -> None:
+    """Do `work`, which may hang. Raises RemoteError where it fails or takes longer; its thread is left behind then."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="vllm", daemon=True).start()
+    try:
+        done.result(seconds)
+    except RemoteError:
+        raise
+    except Exception as error:
+        late = f"not done within {seconds:g} s (vllm_request_timeout)"
+        raise RemoteError(f"{what}: {f'{type(error).__name__}: {error}' if done.done() else late}") from error
+
+
+def weights_root(cfg: VllmConfig, dist: Dist) -> Path:
+    """Where weights are written; the same on all processes (collective)."""
+    given = Path(cfg.vllm_weights_dir).absolute() if cfg.vllm_weights_dir else None
+    return dist.done_by_main(lambda: given or temporary_root())
 
 
 @cache
