@@ -66,23 +66,29 @@ class StopRequest:
 
     def poll(self) -> None:
         """Raises Interrupted once somebody asked. Between forwards: where these are collective, so is the question;
-        elsewhere this process leaves alone, and meets the others at the end of `interruptible`."""
+        elsewhere this process leaves alone, and meets the others at the end of `left_together`."""
         if self.agreed() if self.dist.sharded else self.signum:
             raise Interrupted
 
     @contextmanager
+    def left_together(self) -> Iterator[None]:
+        """Work that `poll` cuts off. All processes leave it together: with what they made, or with Interrupted
+        (collective). There may be no other collective inside but the model's own."""
+        with suppress(Interrupted):
+            yield
+        if self.agreed():
+            raise Interrupted
+
+    @contextmanager
     def interruptible(self, model: nn.Module) -> Iterator[None]:
-        """Work that a stop cuts off before the next forward of `model`. All processes leave it together: with what they
-        made, or with Interrupted (collective). There may be no other collective inside but the model's own."""
+        """The same, cut off before the next forward of `model`, whoever calls it."""
         # First of all hooks: sharded parameters are gathered by one, and would stay whole.
         hook = model.register_forward_pre_hook(lambda *_: self.poll(), prepend=True)
         try:
-            with suppress(Interrupted):
+            with self.left_together():
                 yield
         finally:
             hook.remove()
-        if self.agreed():
-            raise Interrupted
 
 
 @contextmanager

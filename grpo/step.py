@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -129,14 +130,13 @@ def rows_of(
 def with_frozen_logprobs(learner: Learner, batch: TrainBatch) -> TrainBatch:
     """The batch with the reference's log-probabilities, where there is a KL term, and with old ones: free where it is
     used once, and only of rows that the updates do not skip."""
-    policy, cfg, dist = learner.policy, learner.cfg, learner.dist
-    with learner.stop.interruptible(policy.network):
+    logprobs = partial(frozen_logprobs, learner.policy, batch, learner.cfg, learner.dist, between=learner.stop.poll)
+    with learner.stop.left_together():
         if learner.reference is not None:
             with learner.reference.active():
-                batch = replace(batch, ref_logprobs_BT=frozen_logprobs(policy, batch, cfg, dist))
-        if cfg.updates_per_rollout > 1:
-            old_BT = frozen_logprobs(policy, batch, cfg, dist, rows=informative(batch))
-            batch = replace(batch, old_logprobs_BT=old_BT)
+                batch = replace(batch, ref_logprobs_BT=logprobs())
+        if learner.cfg.updates_per_rollout > 1:
+            batch = replace(batch, old_logprobs_BT=logprobs(rows=informative(batch)))
     return batch
 
 
@@ -224,11 +224,18 @@ def with_loss_weights(batch: TrainBatch, cfg: RunConfig, dist: Dist) -> tuple[Tr
 
 @torch.no_grad()
 def frozen_logprobs(
-    policy: Policy, batch: TrainBatch, cfg: RunConfig, dist: Dist, *, rows: TrainBatch | None = None
+    policy: Policy,
+    batch: TrainBatch,
+    cfg: RunConfig,
+    dist: Dist,
+    *,
+    rows: TrainBatch | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Log-probabilities of the batch under the weights as they stand, float32 (B, T), 0 outside the mask.
 
-    `rows`: those of the batch that are wanted, the others stay 0; all by default.
+    `rows`: those of the batch that are wanted, the others stay 0; all by default. `between` is called before every
+    forward, and may raise to give the work up.
     """
     result_BT = torch.zeros_like(batch.sampler_logprobs_BT)
     index_of = {row_id: index for index, row_id in enumerate(batch.row_ids_B.tolist())}
@@ -236,6 +243,7 @@ def frozen_logprobs(
     with policy.eval_mode():
         micros = forwards(batch if rows is None else rows, cfg, dist, packed=packed)
         for micro in counted(micros, desc="log-probabilities", unit="forwards", disable=not dist.is_main):
+            between()
             logprobs_BT, _ = token_logprobs(policy, micro, cfg.sampling.temperature, packed=packed)
             if micro.completion_mask_BT.any():
                 places = torch.tensor([index_of[row_id] for row_id in micro.row_ids_B.tolist()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from grpo.packing import pack
 from grpo.policy.branching import by_rows, by_stretches
 from grpo.policy.load import Policy
 from grpo.policy.packed import unpackable
+from grpo.signals import Interrupted
 from grpo.step import frozen_logprobs, packs, update_policy, with_frozen_logprobs
 from grpo.types import RolloutGroup, ScoredGroup, TrainBatch
 from tests.grpo import parts
@@ -362,6 +364,29 @@ class TestRowsWithoutSignal:
         assert old_BT[still_B].any() == (beta > 0)
         left_out_B = still_B & (beta == 0)
         torch.testing.assert_close(old_BT, expected_BT.masked_fill(left_out_B[:, None], 0.0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("update", ["packed", "padded"])
+@pytest.mark.parametrize("changes", [{"num_iterations": 2}, {"beta": 0.1}], ids=["old", "reference"])
+def test_a_stop_does_not_wait_for_the_whole_pass(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, update: str, changes: dict[str, Any]
+) -> None:
+    """The signal comes inside the second of several forwards; it is the last."""
+    cfg = parts.config(policy.tokenizer.name_or_path, update=update, max_tokens_per_microbatch=90, **changes)
+    learner, forwards = parts.learner(cfg), []
+    batch = batch_of(learner.policy)
+    assert len(microbatches(batch, 90, packed=update == "packed")) > 2
+
+    def stopped(*arguments: Any, **keys: Any) -> Any:
+        forwards.append(1)
+        if len(forwards) == 2:
+            learner.stop.ask(signal.SIGTERM)
+        return token_logprobs(*arguments, **keys)
+
+    monkeypatch.setattr(step, "token_logprobs", stopped)
+    with pytest.raises(Interrupted):
+        with_frozen_logprobs(learner, batch)
+    assert len(forwards) == 2
 
 
 def test_what_cannot_be_packed(policy: Policy) -> None:
