@@ -67,22 +67,29 @@ class UpdateStats:
         return replace(self, **dict(zip(_SUMS, sums, strict=True)), gap_max=largest)
 
     def metrics(self) -> dict[str, float]:
-        tokens = max(self.tokens, 1.0)
-        kl = {"kl": self.kl / tokens} if self.with_kl else {}
-        metrics = {
+        return {
             "loss": self.loss,
             "grad_norm": self.grad_norm,
             "learning_rate": self.learning_rate,
-            "clip_ratio/low": self.clipped_low / tokens,
-            "clip_ratio/high": self.clipped_high / tokens,
-            "clip_ratio/region": (self.clipped_low + self.clipped_high) / tokens,
-            "entropy": self.entropy / tokens,
-            "sampler_gap/mean": self.gap / tokens,
-            "sampler_gap/max": self.gap_max,
             "rows/skipped": self.skipped,
             "tokens/trained": self.tokens,
+            **self._token_metrics(),
+            **self._correction_metrics(),
         }
-        return kl | metrics | self._correction_metrics()
+
+    def _token_metrics(self) -> dict[str, float]:
+        """What a forward measures: nothing where none was run, because no group of the update carries a signal."""
+        if not self.tokens:
+            return {}
+        metrics = {
+            "clip_ratio/low": self.clipped_low / self.tokens,
+            "clip_ratio/high": self.clipped_high / self.tokens,
+            "clip_ratio/region": (self.clipped_low + self.clipped_high) / self.tokens,
+            "entropy": self.entropy / self.tokens,
+            "sampler_gap/mean": self.gap / self.tokens,
+            "sampler_gap/max": self.gap_max,
+        }
+        return metrics | ({"kl": self.kl / self.tokens} if self.with_kl else {})
 
     def _correction_metrics(self) -> dict[str, float]:
         """Of the parts that are on. Effective sample size: Kish's, as a share of what is weighed."""

@@ -62,7 +62,7 @@ METRICS: dict[str, str] = {
     "importance_weight/effective": "effective sample size under these weights, as a share of the samples, 0 to 1",
     "importance_weight/limited": "share of tokens or sequences whose weight was truncated or masked, 0 to 1",
     "off_policy/masked": "share of completions taken out by off_policy_mask_threshold, 0 to 1",
-    "rows/skipped": "rows that the update left out because their gradient is 0; other figures are of the rest",
+    "rows/skipped": "rows that the update left out because their gradient is 0; means over tokens are of the rest",
     "tokens/sampled": "completion tokens sampled for the rollout, discarded groups included, count",
     "tokens/trained": "completion tokens that this update ran forward and backward for, count",
     "schedule/changes": "lines of the schedule that hold, count",

@@ -54,11 +54,13 @@ FIELDS: dict[str, tuple[str, Callable[[float], str]]] = {
     "learning_rate": ("lr", "{:.2e}".format),
     "tokens_per_second": ("tok/s", _thousands),
 }
+OF_UPDATE = ("clip_ratio/region", "kl", "entropy", "grad_norm")  # not measured in one, they leave the line
 BAR_FIELDS = ("reward", "solved_rate", "completions/mean_length", "kl", "entropy", "learning_rate", "tokens_per_second")
 
 
 class Progress:
-    """The live display. Values of a rollout stay on display until the next rollout brings new ones.
+    """The live display. Values of a rollout stay on display until the next rollout brings new ones, those of an update
+    for that update.
 
     total_updates, done_updates: optimizer steps of the whole run, and those a resumed run has behind it.
     logging_steps: a line every so many updates. disable: True on every process but the main one.
@@ -86,7 +88,7 @@ class Progress:
         )
 
     def update(self, step: int, metrics: Metrics) -> None:
-        """Shows update `step` (the first is 1) or an evaluation made after it. Absent metrics keep their value."""
+        """Shows update `step` (the first is 1) or an evaluation made after it."""
         if self.disable:
             return
         evaluation = {name.removeprefix("eval/"): v for name, v in metrics.items() if name.startswith("eval/")}
@@ -103,7 +105,8 @@ class Progress:
     def _update(self, step: int, metrics: Metrics) -> None:
         if not self.shown:
             self.write(LOSS_NOTE)
-        self.shown = {name: value for name, value in (self.shown | metrics).items() if math.isfinite(value)}
+        shown = {name: value for name, value in self.shown.items() if name not in OF_UPDATE} | metrics
+        self.shown = {name: value for name, value in shown.items() if math.isfinite(value)}
         for advice in self.advisor.after_update(metrics):
             self.write(advice)
         for phase in PHASES:

@@ -61,6 +61,15 @@ def test_what_was_not_measured_leaves_the_line(capsys):
     assert "reward 0.412" in line and "grad norm" not in line and "kl" not in line and "nan" not in line
 
 
+def test_an_update_without_a_signal_does_not_show_the_figures_of_the_one_before(capsys):
+    progress = Progress(2)
+    progress.update(1, ROLLOUT | UPDATE)
+    progress.update(2, {"grad_norm": 0.0, "learning_rate": 3e-6, "loss": 0.0, "seconds/update": 0.1})
+    line = lines_of(capsys)[-1]
+    assert "reward 0.412" in line and "grad norm 0.000" in line
+    assert not any(name in line for name in ("entropy", "clip", "kl"))
+
+
 def test_the_note_on_loss_is_printed_once(capsys):
     progress = Progress(3)
     for step in (1, 2, 3):

@@ -231,6 +231,20 @@ class TestStats:
                 assert value > 0
                 assert metrics[name] == pytest.approx(value.item(), rel=1e-5), name
 
+    @pytest.mark.parametrize("with_kl", [False, True], ids=["no_kl", "kl"])
+    def test_an_update_without_a_signal_measures_nothing_of_tokens(
+        self, policy: Policy, model: Path, with_kl: bool
+    ) -> None:
+        """Its groups have one reward each: no forward is run, unless there is a KL term. Nobody reads a collapse of the
+        entropy there, or a perfect sampler."""
+        batch = off_policy(policy, parts.random_batch(policy), with_kl=with_kl)
+        batch = replace(batch, advantages_B=torch.zeros_like(batch.advantages_B))
+        cfg = parts.config(model, beta=0.1 * with_kl)
+        metrics = update_policy(policy, batch, no_update(policy), cfg, ONE_PROCESS).metrics()
+        measured = {name for name in metrics if name.startswith(("entropy", "sampler_gap", "clip_ratio", "kl"))}
+        assert len(measured) == (7 if with_kl else 0)
+        assert metrics.keys() - measured >= {"loss", "grad_norm", "learning_rate", "rows/skipped", "tokens/trained"}
+
     def test_kl_is_logged_only_where_there_is_a_reference(self, policy: Policy, model: Path) -> None:
         batch = parts.random_batch(policy)
         for with_kl in (False, True):
