@@ -23,8 +23,9 @@ from grpo.policy.load import (
     load_tokenizer,
     stop_token_ids,
 )
+from grpo.prompts import prompt_lengths
 from grpo.scoring import build_rubric, score_groups
-from grpo.setup import load_data, prompt_lengths, total_updates
+from grpo.setup import load_data, total_updates
 from grpo.types import Rollout, RolloutGroup
 from rewards.doctor import examine, in_format
 from rewards.rubric import Rubric

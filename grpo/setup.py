@@ -32,9 +32,10 @@ from grpo.errors import ConfigError
 from grpo.files import write_json_atomic
 from grpo.learner import Learner
 from grpo.policy.export import load_adapter
-from grpo.policy.load import Policy, encode_prompt, load_model_config, load_policy, routers
+from grpo.policy.load import Policy, encode_prompt, load_policy, routers
 from grpo.policy.reference import Reference
 from grpo.policy.template import frame_of
+from grpo.prompts import prompt_lengths, require_room, room_notes, short_enough
 from grpo.routing import routing
 from grpo.sampling.choose import build_sampler
 from grpo.sampling.protocol import Sampler
@@ -43,7 +44,6 @@ from grpo.sharding import shard
 from grpo.signals import StopRequest
 from rewards.rubric import Rubric
 
-PROMPTS_MEASURED = 512
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "sympy", "reasoning-gym", "numpy")
 
 
@@ -87,8 +87,9 @@ class Problems:
 
 
 def load_data(cfg: RunConfig, tokenizer: Any, rubric: Rubric) -> Problems:
-    """Train problems, and held-out ones where evaluation is asked for. Over-long prompts are dropped and counted; a row
-    whose gold answer the rewards cannot use is a bad row; a task that no reward is for is refused."""
+    """Train problems, and held-out ones where evaluation is asked for. Prompts over `max_prompt_length` are dropped and
+    counted, others without room for a completion are refused; a row whose gold answer the rewards cannot use is a bad
+    row; a task that no reward is for is refused."""
     notes: list[str] = []
     train = load_sources(cfg.data, "train", tokenizer, rubric, notes)
     wants_eval = cfg.eval.eval_steps or cfg.eval.eval_on_start or cfg.eval.eval_on_end
@@ -97,6 +98,7 @@ def load_data(cfg: RunConfig, tokenizer: Any, rubric: Rubric) -> Problems:
         raise ConfigError("evaluation is on but `dataset_test_split` is not set")
     problems = Problems.of(cfg.data, train, evenly(test, cfg.eval.eval_problems), notes)
     parts = [stage.cfg for stage in stages(cfg, total_updates(cfg, len(problems.train)))]
+    require_room(cfg.model, [part.sampling for part in parts], [*problems.train, *problems.test], tokenizer)
     longest = max(parts, key=lambda part: part.sampling.max_completion_length)
     notes += room_notes(longest, prompt_lengths(problems.train, tokenizer))
     notes += routing(cfg, train, rubric) if rubric.functions else []
@@ -119,31 +121,6 @@ def opens_thinking(problem: Problem, tokenizer: Any) -> bool:
     if not isinstance(problem.prompt, str):
         frame_of(tokenizer)
     return tokenizer.decode(encode_prompt(tokenizer, problem.prompt)).rstrip().endswith("<think>")
-
-
-def prompt_lengths(problems: Sequence[Problem], tokenizer: Any) -> list[int]:
-    """Tokens of a few hundred prompts, evenly spread: what estimates are made from."""
-    measured = problems[:: math.ceil(len(problems) / PROMPTS_MEASURED)]
-    return [len(encode_prompt(tokenizer, problem.prompt)) for problem in measured]
-
-
-def room_notes(cfg: RunConfig, prompts: Sequence[int]) -> list[str]:
-    """Whether prompt and completion fit into the positions that the model was made for: a warning where some do not.
-    Raises ConfigError where none does."""
-    limit = getattr(load_model_config(cfg.model).get_text_config(), "max_position_embeddings", None)
-    longest = cfg.sampling.max_completion_length
-    if limit is None or max(prompts) + longest <= limit:
-        return []
-    lengths = f"prompts of {min(prompts)} to {max(prompts)} tokens"
-    if min(prompts) + longest > limit:
-        raise ConfigError(
-            f"max_completion_length: got {longest}, after {lengths}; allowed: at most {limit - max(prompts)}, for the "
-            f"model's max_position_embeddings is {limit}"
-        )
-    return [
-        f"WARNING: {lengths} and max_completion_length={longest} can exceed the model's "
-        f"max_position_embeddings={limit}; with max_prompt_length: {limit - longest} none does"
-    ]
 
 
 def load_sources(
@@ -182,20 +159,11 @@ def _usable(
     )
     notes.append(str(loaded.report))
     problems = loaded.problems[: math.ceil(source.keep * len(loaded.problems))]
-    if cfg.max_prompt_length is not None:
-        problems = _short_enough(problems, cfg.max_prompt_length, split, tokenizer, notes)
     if opens_thinking(problems[0], tokenizer):
         problems = [replace(problem, think_opened=True) for problem in problems]
+    if cfg.max_prompt_length is not None:
+        problems = short_enough(problems, cfg.max_prompt_length, split, tokenizer, notes)
     return problems
-
-
-def _short_enough(problems: list[Problem], limit: int, split: str, tokenizer: Any, notes: list[str]) -> list[Problem]:
-    kept = [problem for problem in problems if len(encode_prompt(tokenizer, problem.prompt)) <= limit]
-    if dropped := len(problems) - len(kept):
-        notes.append(f"{split}: {dropped} prompts over max_prompt_length={limit} tokens were dropped")
-    if not kept:
-        raise ConfigError(f"no prompt of {split} fits into max_prompt_length={limit} tokens")
-    return kept
 
 
 def build_policy(cfg: RunConfig, dist: Dist, checkpoint: Checkpoint | None) -> Policy:

@@ -25,6 +25,7 @@ from grpo.config import AdapterConfig, DataConfig, ModelConfig, SamplingConfig
 from grpo.distributed import Dist
 from grpo.errors import ConfigError
 from grpo.policy.load import Policy, load_policy, require_model
+from grpo.prompts import require_room
 from grpo.sampling.choose import build_sampler
 from grpo.setup import Problems, load_sources
 from recipes.command import exit_code, write_report
@@ -112,6 +113,7 @@ def distill(run: TrainerRun) -> int:
         tokenizer = require_model(cfg.model)
         require_same_tokens(tokenizer, require_model(cfg.teacher), cfg.teacher_model_name_or_path)
         problems = problems_of(cfg.data, tokenizer)
+        require_room(cfg.model, [cfg.sampling], problems.train, tokenizer)
         what = settings(cfg, run.trainer, problems=problems.fingerprint, processes=dist.world)
         checkpoint = resume_point(cfg.output, what, dist)
         if dist.is_main:

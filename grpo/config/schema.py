@@ -72,7 +72,8 @@ class DataConfig(SourceConfig):
     # task: its name for rewards and figures, weight: its share of a rollout, keep: the share of its problems to use
     dataset_mixture: list[dict[str, Any]] = field(default_factory=list)
     mixture_weights: list[float] | None = None  # one for each of dataset_mixture, at least 0; null: those given there
-    max_prompt_length: int | None = None  # tokens; longer prompts are dropped and counted, never cut
+    # tokens; longer prompts are dropped and counted, never cut; null: one without room for a completion is refused
+    max_prompt_length: int | None = None
     allow_bad_rows: bool = False  # train without rows that cannot be read or judged, instead of refusing to start
 
     def __post_init__(self) -> None:

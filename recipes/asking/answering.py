@@ -20,10 +20,11 @@ from grpo.config.parse import to_flat
 from grpo.distributed import Dist
 from grpo.errors import ConfigError, EndpointError, ToolkitError
 from grpo.monitor.completions import Row, Sample, rows_of, rows_of_group
+from grpo.prompts import prompt_lengths, room_notes
 from grpo.sampled import sampled
 from grpo.sampling.endpoint import Answer, Endpoint
 from grpo.scoring import score_texts
-from grpo.setup import build_policy, prompt_lengths, room_notes
+from grpo.setup import build_policy
 from grpo.signals import Interrupted, StopRequest
 from recipes.asking.asked import Asked, ProtocolConfig, sha256_of
 from recipes.lineage import frame_trained_in

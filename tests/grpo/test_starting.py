@@ -12,7 +12,8 @@ import grpo.loop
 from grpo.errors import ConfigError, ToolkitError
 from grpo.loop import run
 from grpo.monitor.metrics import read_metrics
-from grpo.setup import build_learner, room_notes
+from grpo.prompts import room_notes
+from grpo.setup import build_learner
 from rewards.rubric import Rubric
 from tests.grpo import parts
 from tests.grpo.tiny_runs import FULL, config, differences, fresh_run, killed_after, poisoned

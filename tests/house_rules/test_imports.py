@@ -61,6 +61,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "grpo.config.parse",
         "grpo.policy",
         "grpo.monitor.progress",
+        "grpo.prompts",
         "grpo.monitor.samples",
         "grpo.checkpoint.runlock",
         "grpo.sampled",
