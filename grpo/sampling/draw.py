@@ -48,6 +48,7 @@ class Draw:
 
     def __init__(self, cfg: SamplingConfig, eos_ids: Sequence[int] = ()) -> None:
         self.cfg, self.eos_ids = cfg, list(eos_ids)
+        self.ends_V: Tensor | None = None  # once for all draws: a GPU is waited for when it is sent numbers
 
     def __call__(
         self,
@@ -79,34 +80,41 @@ class Draw:
             penalised_BV = torch.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
             logits_BV = torch.where(seen_BV, penalised_BV, logits_BV)
         if short_B is not None:
-            ends_V = torch.zeros(logits_BV.shape[1], dtype=torch.bool, device=logits_BV.device)
-            ends_V[[token for token in self.eos_ids if token < len(ends_V)]] = True
-            logits_BV = logits_BV.masked_fill(short_B[:, None] & ends_V, -math.inf)
+            if self.ends_V is None:
+                self.ends_V = torch.zeros(logits_BV.shape[1], dtype=torch.bool, device=logits_BV.device)
+                self.ends_V[[token for token in self.eos_ids if token < len(self.ends_V)]] = True
+            logits_BV = logits_BV.masked_fill(short_B[:, None] & self.ends_V, -math.inf)
         return logits_BV if self.cfg.temperature == 1 else logits_BV / self.cfg.temperature
 
     def _floor(self, scaled_BV: Tensor, highest_B1: Tensor, weights_BV: Tensor) -> Tensor:
         """The lowest logit that is kept, (B, 1)."""
-        cfg, floor_B1 = self.cfg, torch.full_like(highest_B1, -math.inf)
+        cfg, floor_B1, most = self.cfg, torch.full_like(highest_B1, -math.inf), scaled_BV.shape[1]
         if cfg.top_k:
-            floor_B1 = scaled_BV.topk(min(cfg.top_k, scaled_BV.shape[1])).values[:, -1:]
+            most = min(cfg.top_k, most)
+            floor_B1 = scaled_BV.topk(most).values[:, -1:]
             weights_BV = weights_BV.masked_fill(scaled_BV < floor_B1, 0.0)
         if cfg.top_p < 1:
             total_B1 = weights_BV.sum(-1, keepdim=True)
-            floor_B1 = floor_B1.maximum(nucleus_floor(scaled_BV, highest_B1 + total_B1.log(), cfg.top_p))
+            floor_B1 = floor_B1.maximum(nucleus_floor(scaled_BV, highest_B1 + total_B1.log(), cfg.top_p, most))
         if cfg.min_p:
             floor_B1 = floor_B1.maximum(highest_B1 + math.log(cfg.min_p))
         return floor_B1
 
 
-def nucleus_floor(scaled_BV: Tensor, normaliser_B1: Tensor, top_p: float, size: int = NUCLEUS) -> Tensor:
-    """The logit (B, 1) of the last token that is needed to have `top_p` of the probability, the likeliest first."""
-    top_BK = scaled_BV.topk(min(size, scaled_BV.shape[1])).values
+def nucleus_floor(scaled_BV: Tensor, normaliser_B1: Tensor, top_p: float, most: int, size: int = NUCLEUS) -> Tensor:
+    """The logit (B, 1) of the last token that is needed to have `top_p` of the probability, the likeliest first.
+
+    `most`: beyond so many, tokens have no chance or tie with the last of them. Where these are more than `size`, the
+    device is asked once whether that was enough: sorting all of a large vocabulary costs a GPU far more than the wait.
+    """
+    top_BK = scaled_BV.topk(min(size, most)).values
     chances_BK = (top_BK - normaliser_B1).double().exp_()
     needed_BK = chances_BK.cumsum(-1) - chances_BK < top_p
     floor_B1 = top_BK.gather(1, needed_BK.sum(-1, keepdim=True) - 1)
     unfinished_B = needed_BK[:, -1]
-    if size < scaled_BV.shape[1] and unfinished_B.any():
-        floor_B1[unfinished_B] = nucleus_floor(scaled_BV[unfinished_B], normaliser_B1[unfinished_B], top_p, 8 * size)
+    if size < most and unfinished_B.any():
+        few_BV, normaliser_B1 = scaled_BV[unfinished_B], normaliser_B1[unfinished_B]
+        floor_B1[unfinished_B] = nucleus_floor(few_BV, normaliser_B1, top_p, most, 8 * size)
     return floor_B1
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
@@ -167,6 +168,58 @@ def test_only_short_rows_are_kept_from_ending() -> None:
     assert drawn.kept_BV.tolist() == [[True, False, True, True], [True] * 4]
     torch.testing.assert_close(drawn.logprobs_B.exp(), torch.tensor([1 / 3, 1 / 4]))
     assert logits_BV.eq(0).all()  # the sampler's logits are not written to
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would be waited for: questions to it, and numbers of the host sent there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        waits = (aten._local_scalar_dense, aten.nonzero, aten.lift_fresh)
+        self.number += function.overloadpacket in waits
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("rules", "questions"),
+    [
+        ({}, 0),
+        ({"top_k": 50}, 0),
+        ({"min_p": 0.05}, 0),
+        ({"repetition_penalty": 1.2, "temperature": 0.6}, 0),
+        ({"min_completion_length": 4}, 0),
+        ({"top_k": 50, "top_p": 0.95, "min_p": 0.05, "min_completion_length": 4}, 0),
+        ({"top_p": 0.95}, 1),
+        ({"top_k": 500, "top_p": 0.95}, 1),
+    ],
+    ids=str,
+)
+def test_a_draw_does_not_wait_for_the_device(rules: dict[str, Any], questions: int) -> None:
+    """From the second draw on; but for a nucleus of more tokens than are looked at first, which is one question."""
+    logits_BV, uniforms_B, draw = logits_of(8, 1000, seed=6), uniforms_of(8), Draw(SamplingConfig(**rules), [3])
+    short_B = torch.arange(8) < 4 if "min_completion_length" in rules else None
+    seen_BV = torch.zeros_like(logits_BV, dtype=torch.bool) if "repetition_penalty" in rules else None
+    draw(logits_BV, uniforms_B, seen_BV=seen_BV, short_B=short_B)
+    with Waits() as waits:
+        draw(4 * logits_BV, uniforms_B, seen_BV=seen_BV, short_B=short_B)
+    assert waits.number == questions
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("top_k", [1, 3, 40, 64, 65, 300])
+def test_a_nucleus_among_the_top_k_by_hand(spread: float, top_k: int) -> None:
+    """Many ties, beyond the k-th token too: as one sort finds it."""
+    logits_BV, top_p = (logits_of(50, 400, seed=7, spread=1.0) * spread).round(decimals=1), 0.87654
+    kept_BV = Draw(SamplingConfig(top_k=top_k, top_p=top_p))(logits_BV, uniforms_of(50)).kept_BV
+    for logits_V, kept_V in zip(logits_BV.double(), kept_BV, strict=True):
+        among_V = logits_V.masked_fill(logits_V < logits_V.sort(descending=True).values[top_k - 1], -math.inf)
+        chances_V, order_V = among_V.softmax(-1).sort(descending=True)
+        last = order_V[chances_V.cumsum(-1) - chances_V < top_p][-1]
+        assert kept_V.equal(logits_V >= logits_V[last])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
