@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoTokenizer, LogitsProcessor, LogitsProcessorList, TrainerCallback
 
+from grpo.policy.load import route_in_fp32
 from grpo.types import TrainBatch
 from tests.benchmarks.measure import Meter, Step
 from tests.benchmarks.paid_by_length import length_reward
@@ -41,6 +42,8 @@ def build_trainer(model: Path, workload: Workload, folder: Path, *, rows: int, s
         processing_class=AutoTokenizer.from_pretrained(model),
     )
     trainer.workload = workload
+    if settings.bf16:  # else the two would not choose the same experts
+        route_in_fp32(trainer.model, trainer.args.device)
     return trainer
 
 
