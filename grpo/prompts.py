@@ -10,6 +10,7 @@ from unicodedata import normalize
 from data.problem import Message, Problem
 from grpo.config import ModelConfig, RunConfig, SamplingConfig
 from grpo.errors import ConfigError
+from grpo.policy.attention import unknown
 from grpo.policy.load import encode_prompt, load_model_config
 
 PROMPTS_MEASURED = 512
@@ -55,10 +56,11 @@ def require_room(
 
     `sampling`: what holds, now or later.
     """
+    known = unknown(load_model_config(model)) is None  # else another engine samples, which has no budget
     limits = [
         (cfg.max_tokens_in_flight - cfg.max_completion_length, f"max_tokens_in_flight: {cfg.max_tokens_in_flight}")
         for cfg in sampling
-        if cfg.sampler == "fast" and cfg.max_completion_length < cfg.max_tokens_in_flight
+        if known and cfg.sampler == "fast" and cfg.max_completion_length < cfg.max_tokens_in_flight
     ]
     if (context := context_of(model)) is not None:
         limits.append((context - 1, f"the model's context of {context}"))

@@ -25,7 +25,7 @@ from grpo.config import ModelConfig
 from grpo.errors import ConfigError, DataError
 from grpo.files import write_json_atomic
 from grpo.intervals import bootstrap
-from grpo.policy.load import Policy, load_tokenizer, read_weights, route_in_fp32
+from grpo.policy.load import Policy, load_tokenizer, prepare_for_autocast, read_weights
 from grpo.policy.preference import Part, PreferenceModel, conversation_ids, judged_part
 from recipes.command import exit_code, write_report
 from recipes.lineage import fingerprint_of, write_lineage
@@ -191,7 +191,7 @@ def load_classifier(
         ) from error
     bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda")
     if bf16:
-        route_in_fp32(model, device)
+        prepare_for_autocast(model, device)
     return Policy(
         model=model,
         tokenizer=tokenizer,

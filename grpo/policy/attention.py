@@ -10,7 +10,7 @@ Dimensions: N tokens, K key heads, Q queries per key head, D numbers of a key, W
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +24,25 @@ DENSE = frozenset({"llama", "qwen2", "qwen3"})
 
 def unsupported(policy: Policy, dist: Dist) -> str | None:
     """Why the attention below cannot stand in for the policy's own; None if it can."""
-    config = policy.network.config
-    if config.model_type not in LATENT | DENSE:
-        return f"the built-in attention knows {', '.join(sorted(LATENT | DENSE))}, not {config.model_type}"
+    if why := unknown(policy.network.config):
+        return why
     if dist.sharded:
         return "the parameters are sharded"
+    if len(set(getattr(policy.network, "hf_device_map", {}).values())) > 1:
+        return "the model's layers are on several devices"
+    return None
+
+
+def unknown(config: Any) -> str | None:
+    """The same, as far as the model's config says it."""
+    if config.model_type not in LATENT | DENSE:
+        return f"the built-in attention knows {', '.join(sorted(LATENT | DENSE))}, not {config.model_type}"
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "the model attends in a sliding window"
     if (kind := config.rope_parameters.get("rope_type")) in ("dynamic", "longrope"):
         return f"the model's rotary embedding ({kind}) changes with the length"
     if config.model_type in LATENT and config.v_head_dim > config.qk_nope_head_dim + config.qk_rope_head_dim:
         return "the model's values are longer than its keys"
-    if len(set(getattr(policy.network, "hf_device_map", {}).values())) > 1:
-        return "the model's layers are on several devices"
     return None
 
 

@@ -36,10 +36,10 @@ def cast_experts(model: nn.Module) -> None:
             module.forward = partial(_in_autocast_dtype, module)
 
 
-def _in_autocast_dtype(experts: nn.Module, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def _in_autocast_dtype(experts: nn.Module, x: Tensor, *routing: Tensor) -> Tensor:
     device = x.device.type
     cast = Cast(experts, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else experts
-    return type(experts).forward(cast, x, chosen, weights)
+    return type(experts).forward(cast, x, *routing)
 
 
 class Cast:

@@ -45,7 +45,7 @@ class Policy:
     def autocast(self) -> AbstractContextManager[None]:
         """Low precision for the forward pass only; the weights stay what they are. Not where they are in it already:
         autocast would take back what such a model's own code does in fp32, the choice of experts."""
-        if self.compute_dtype == self.network.dtype:
+        if self.compute_dtype in (torch.float32, self.network.dtype):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
@@ -168,8 +168,7 @@ def load_policy(
         model = _with_lora(model, adapter, seed, cfg.gradient_checkpointing)
     bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda")
     if bf16:
-        route_in_fp32(model, device)
-        cast_experts(model)
+        prepare_for_autocast(model, device)
     return Policy(
         model=(model if sharded else model.to(device)).train(),
         tokenizer=tokenizer,
@@ -178,6 +177,12 @@ def load_policy(
         device=device,
         compute_dtype=torch.bfloat16 if bf16 else torch.float32,
     )
+
+
+def prepare_for_autocast(model: nn.Module, device: torch.device) -> None:
+    """What autocast alone gets wrong in a mixture of experts: the choice in fp32, the experts in low precision."""
+    route_in_fp32(model, device)
+    cast_experts(model)
 
 
 def routers(model: nn.Module) -> list[nn.Module]:
@@ -252,7 +257,7 @@ def _with_lora(model: nn.Module, adapter: AdapterConfig, seed: int, checkpointin
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, settings)
+            adapted = get_peft_model(model, settings)
         except ValueError as error:
             raise ConfigError(
                 f"lora_target_modules: got {adapter.lora_target_modules!r} with lora_dropout: {adapter.lora_dropout:g} "
@@ -260,3 +265,9 @@ def _with_lora(model: nn.Module, adapter: AdapterConfig, seed: int, checkpointin
                 "layers alone. DeepSeek-V3's experts are none: name others, such as [q_a_proj, q_b_proj, o_proj], or "
                 "set lora_dropout: 0"
             ) from error
+    if model.config.tie_word_embeddings and hasattr(model.get_output_embeddings(), "base_layer"):
+        raise ConfigError(
+            f"lora_target_modules: got {adapter.lora_target_modules!r}; the output head shares its weight with the "
+            "embeddings in this model, so an adapter on it can be folded into neither: leave the head out"
+        )
+    return adapted

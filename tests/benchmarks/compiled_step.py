@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo.policy.experts import cast_experts
-from grpo.policy.load import route_in_fp32
+from grpo.policy.load import prepare_for_autocast
 from grpo.policy.tiny_v3 import build_tokenizer
 from grpo.sampling.decode import Decoder
 from tests.benchmarks.measure import spread, timed
@@ -51,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_model(args.model, args.size, build_tokenizer()).to(device).eval()
     bf16 = device.type == "cuda"  # as a run on a GPU has it: weights in fp32, computed in bf16
     if bf16:
-        route_in_fp32(model, device)
-        cast_experts(model)
+        prepare_for_autocast(model, device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         found = compared(*in_flight(model, args.rows, args.prompt, args.length))
     print("| way | seconds to make | ms of a step | plain step over it | steps to pay for it |\n|---|---|---|---|---|")

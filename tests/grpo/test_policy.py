@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DeepseekV3ForCausalLM,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 from data.templates import R1_ZERO_TEMPLATE, build_prompt
@@ -24,6 +32,7 @@ from grpo.policy.load import Policy, encode_prompt, load_policy, load_tokenizer,
 from grpo.policy.tiny_v3 import THINK_TAGS, build_tiny_v3, build_tokenizer, save_tiny_v3
 from recipes.tiny_corpus import PHRASES
 from tests.grpo import parts
+from tests.grpo.test_fast_sampler import save_dense
 
 CPU = torch.device("cpu")
 
@@ -240,16 +249,28 @@ class TestLora:
         assert json.loads((tmp_path / "config.json").read_text())["num_nextn_predict_layers"] == 0
 
     def test_merging_from_whole_weights_is_merging_the_policy(self, sharp: Path, tmp_path: Path) -> None:
-        """What a sharded policy does, whose own parameters cannot be merged."""
+        """What a sharded policy does, whose own parameters cannot be merged; the oracle is peft's merge of a copy."""
         policy = moved_lora(sharp)
         weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
         export_policy(policy, tmp_path / "policy", None, merge=True)
         export_policy(policy, tmp_path / "weights", weights, merge=True)
-        ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("weights", "policy"))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        deepcopy(policy.model).merge_and_unload().save_pretrained(tmp_path / "peft")
+        theirs, *ours = (load_file(tmp_path / name / "model.safetensors") for name in ("peft", "weights", "policy"))
+        for merged in ours:
+            assert merged.keys() == theirs.keys()
+            assert all(torch.equal(merged[name], theirs[name]) for name in theirs)
         for name in ("config.json", "generation_config.json"):
             assert (tmp_path / "weights" / name).read_text() == (tmp_path / "policy" / name).read_text()
+
+    def test_embeddings_that_are_the_head_too_stay_one(self, tmp_path: Path) -> None:
+        save_dense(tmp_path / "base", Qwen2ForCausalLM, Qwen2Config, tie_word_embeddings=True)
+        policy = moved_lora(tmp_path / "base")
+        export_policy(policy, tmp_path / "merged", None, merge=True)
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+        assert merged.lm_head.weight is merged.model.embed_tokens.weight
+        torch.testing.assert_close(logits(merged), logits(policy.model), rtol=1e-5, atol=1e-5)
+        with pytest.raises(ConfigError, match=r"lora_target_modules: got \['lm_head'\].*leave the head out"):
+            parts.load(parts.config(tmp_path / "base", use_peft=True, lora_target_modules=["lm_head"]))
 
     def test_a_dropout_that_peft_has_no_layer_for_is_refused(self, sharp: Path) -> None:
         with pytest.raises(ConfigError, match=r"lora_dropout: 0\.1.*lora_dropout: 0"):

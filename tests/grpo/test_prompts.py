@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from grpo import prompts
 from grpo.config import RunConfig
@@ -119,6 +119,14 @@ def test_a_prompt_without_room_is_refused_at_the_start(
 
 def test_the_reference_engine_has_no_budget(tiny_model: Path, tmp_path: Path) -> None:
     cfg = config_with(tiny_model, tmp_path, {301: 995}, max_tokens_in_flight=1000, sampler="reference")
+    assert len(loaded(cfg)) == COUNT
+
+
+def test_where_the_fast_engine_does_not_know_the_family_there_is_no_budget_either(tmp_path: Path) -> None:
+    build_tokenizer().save_pretrained(tmp_path / "gpt2")
+    sizes = {"vocab_size": len(build_tokenizer()), "n_positions": CONTEXT, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "gpt2")
+    cfg = config_with(tmp_path / "gpt2", tmp_path, {301: 995}, max_tokens_in_flight=1000)
     assert len(loaded(cfg)) == COUNT
 
 

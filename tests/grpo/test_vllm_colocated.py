@@ -45,6 +45,16 @@ def test_every_round_samples_from_the_weights_of_its_own_time(
     assert len(set(folders)) == 3 and {Path(folder).parent for folder in folders} == {tmp_path}
 
 
+def test_evaluations_sample_with_the_engine_of_training(model: Path, engines: list[FakeEngine]) -> None:
+    policy = parts.load(colocated(model))
+    for temperature in (1.0, 0.6):
+        cfg = colocated(model, temperature=temperature)
+        assert gap(policy, sample(build(policy, cfg)), temperature) < 1e-5
+        move(policy)
+    sample(build(parts.load(colocated(model)), colocated(model)))
+    assert len(engines) == 2, "one for each policy"
+
+
 def test_an_engine_with_other_weights_is_refused(model: Path, engines: list[FakeEngine]) -> None:
     policy = parts.load(colocated(model))
     sampler = build(policy, colocated(model))
@@ -72,7 +82,7 @@ def sampled(engine: FakeEngine) -> list[dict[str, Any]]:
     return [request for request in engine.asked if request["temperature"]]
 
 
-@pytest.mark.parametrize(("device", "ids"), [("cpu", None), ("cuda:1", [1])])
+@pytest.mark.parametrize(("device", "ids"), [("cpu", None), ("cuda", None), ("cuda:1", [1])])
 def test_an_engine_is_of_one_process_alone_and_on_its_device(
     model: Path, engines: list[FakeEngine], device: str, ids: list[int] | None
 ) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
 
 from grpo.config import SamplingConfig
 from grpo.distributed import Dist
@@ -12,6 +15,15 @@ from grpo.policy.load import Policy
 from grpo.sampling.vllm.probe import GREEDY, Probe, tolerance
 from grpo.sampling.vllm.server import AS_TOKENS, Sample
 from grpo.sampling.vllm.transfer import DiskTransport, weights_root
+
+_engines: WeakKeyDictionary[nn.Module, Colocated] = WeakKeyDictionary()
+
+
+def colocated(policy: Policy, cfg: SamplingConfig, dist: Dist) -> Colocated:
+    """One for a policy, however many samplers ask: training's and each evaluation's (collective)."""
+    if policy.model not in _engines:
+        _engines[policy.model] = Colocated(policy, cfg, dist)
+    return _engines[policy.model]
 
 
 class Colocated:
@@ -73,7 +85,7 @@ class Colocated:
         return LLM(
             model=folder,
             dtype=self.dtype,
-            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            device_ids=None if self.device.index is None else [self.device.index],
             gpu_memory_utilization=self.cfg.vllm.vllm_gpu_memory_utilization,
             max_model_len=self.context,
             logprobs_mode="processed_logprobs",

@@ -15,7 +15,7 @@ from grpo.monitor.counting import counted
 from grpo.policy.export import gather_weights
 from grpo.policy.load import Policy
 from grpo.sampling.protocol import Collector, Finished, checked_length, ignore
-from grpo.sampling.vllm.colocate import Colocated
+from grpo.sampling.vllm.colocate import Colocated, colocated
 from grpo.sampling.vllm.fleet import Fleet
 from grpo.sampling.vllm.probe import TOKENS, probe_of, tolerance
 from grpo.sampling.vllm.server import Sample, Server
@@ -39,7 +39,7 @@ class VllmSampler:
     ) -> None:
         self.policy, self.cfg, self.seed, self.dist = policy, cfg, seed, dist
         if cfg.vllm.vllm_mode == "colocate":
-            self.fleet: Fleet | Colocated = Colocated(policy, cfg, dist)
+            self.fleet: Fleet | Colocated = colocated(policy, cfg, dist)
             return
         # Where that question is collective, processes that wait for different servers cannot ask it.
         poll = (lambda: None) if dist.sharded else between_steps
