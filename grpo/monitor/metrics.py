@@ -64,7 +64,7 @@ METRICS: dict[str, str] = {
     "off_policy/masked": "share of completions taken out by off_policy_mask_threshold, 0 to 1",
     "rows/skipped": "rows that the update left out because their gradient is 0; means over tokens are of the rest",
     "tokens/sampled": "completion tokens sampled for the rollout, discarded groups included, count",
-    "tokens/trained": "completion tokens that this update ran forward and backward for, count; at 0 no entropy is known",
+    "tokens/trained": "completion tokens that this update ran forward and backward for, count; at 0 entropy is unknown",
     "schedule/changes": "lines of the schedule that hold, count",
     "problems/retired": "problems that are not drawn again because they are solved, count",
     "num_tokens": "prompt and completion tokens of the rollout, count",
