@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from grpo.distributed import Dist
 from grpo.policy.load import Policy
@@ -161,12 +162,12 @@ def _is_latent(attention: nn.Module) -> bool:
 
 def _latent_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
     """DeepSeek-V3's queries without and with rotation (N, heads, .), normalised latent (N, rank), rotated key."""
-    q = a.q_proj(x) if a.q_lora_rank is None else a.q_b_proj(a.q_a_layernorm(a.q_a_proj(x)))
+    q = a.q_proj(x) if a.q_lora_rank is None else a.q_b_proj(normalised(a.q_a_layernorm, a.q_a_proj(x)))
     q = q.view(len(x), a.num_heads, -1)
     q, rotated = q.split([a.qk_nope_head_dim, a.qk_rope_head_dim], dim=-1)
     latent, key = a.kv_a_proj_with_mqa(x).split([a.kv_lora_rank, a.qk_rope_head_dim], dim=-1)
     rotate = rotate_pairs if a.config.rope_interleave else rotate_halves
-    return q, rotate(rotated, cos[:, None], sin[:, None]), a.kv_a_layernorm(latent), rotate(key, cos, sin)
+    return q, rotate(rotated, cos[:, None], sin[:, None]), normalised(a.kv_a_layernorm, latent), rotate(key, cos, sin)
 
 
 def _dense_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
@@ -174,9 +175,14 @@ def _dense_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
     shape = (len(x), -1, a.head_dim)
     q, k, v = a.q_proj(x).view(shape), a.k_proj(x).view(shape), a.v_proj(x).view(shape)
     if hasattr(a, "q_norm"):
-        q, k = a.q_norm(q), a.k_norm(k)
+        q, k = normalised(a.q_norm, q), normalised(a.k_norm, k)
     cos, sin = cos[:, None], sin[:, None]
     return rotate_halves(q, cos, sin), rotate_halves(k, cos, sin), v
+
+
+def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+    """What the families' RMSNorm `norm` makes of x, in one call where their own code takes six."""
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def effective_weight(linear: nn.Module) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo.distributed import Dist
 from grpo.packing import Pack
-from grpo.policy.attention import Parts, entries_of, expanded, parts_of, unsupported
+from grpo.policy.attention import Parts, entries_of, expanded, normalised, parts_of, unsupported
 from grpo.policy.branching import attend
 from grpo.policy.experts import feed_forward
 from grpo.policy.load import Policy
@@ -65,8 +65,8 @@ def embedded(core: nn.Module, ids: Tensor, positions: Tensor) -> tuple[Tensor, T
 
 def around(layer: nn.Module, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
     """The model's own layer around attention: `attend` takes the normalised hidden states (N, hidden)."""
-    hidden = hidden + attend(layer.input_layernorm(hidden))
-    return hidden + feed_forward(layer.mlp, layer.post_attention_layernorm(hidden))
+    hidden = hidden + attend(normalised(layer.input_layernorm, hidden))
+    return hidden + feed_forward(layer.mlp, normalised(layer.post_attention_layernorm, hidden))
 
 
 def _through(layer: nn.Module, hidden: Tensor, *, cos: Tensor, sin: Tensor, pack: Pack) -> Tensor:

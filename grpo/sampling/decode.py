@@ -104,6 +104,7 @@ class Decoder:
         positions = self.prompts.lengths[self.prompt_of] + self.lengths
         hidden, cos, sin = embedded(self.core, tokens, positions)
         mask = self._mask(self.longest)
+        self.places = torch.arange(len(tokens), device=self.device), self.lengths.clamp(max=self.max_new - 1)
         for number, (layer, attention) in enumerate(zip(self.core.layers, self.attention, strict=True)):
             hidden = around(layer, hidden, partial(self._attend, number, attention, cos=cos, sin=sin, mask=mask))
         self.lengths = self.lengths + 1
@@ -120,8 +121,9 @@ class Decoder:
     ) -> Tensor:
         """Attention of layer `number`, over the prompts and the rows' own tokens, the new one among them."""
         query, entry = attention.project(x, cos, sin)
-        rows, shared = torch.arange(len(x), device=self.device), self.prompts.entries[number]
-        self.own[number][rows, :, self.lengths.clamp(max=self.max_new - 1)] = entry.to(self.own[number].dtype)
+        rows, places = self.places
+        shared = self.prompts.entries[number]
+        self.own[number][rows, :, places] = entry.to(self.own[number].dtype)
         own = self.own[number][: len(x), :, : mask.shape[-1] - shared.shape[2]]
         return attention.output(self._mixed(attention, query, shared, own, mask))
 
@@ -206,7 +208,7 @@ class Table:
 
     def groups(self, x: Tensor) -> Tensor:
         """(n, K, Q, .) -> (R, K, m x Q, .)."""
-        x = x if self.row is None else x[self.row]
+        x = x if self.row is None else x.index_select(0, self.row)
         _, heads, queries, last = x.shape
         x = x.view(self.prompts, self.most, heads, queries, last).transpose(1, 2)
         return x.reshape(self.prompts, heads, self.most * queries, last)
@@ -216,4 +218,4 @@ class Table:
         _, heads, places, last = x.shape
         x = x.view(self.prompts, heads, self.most, places // self.most, last).transpose(1, 2)
         x = x.reshape(self.prompts * self.most, heads, places // self.most, last)
-        return x if self.place is None else x[self.place]
+        return x if self.place is None else x.index_select(0, self.place)

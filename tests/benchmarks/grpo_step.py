@@ -40,6 +40,7 @@ from tests.benchmarks.workload import Workload, save_model
 from tests.grpo import parts
 
 MICRO_BATCHES = (4, 8, 16, 32)  # rows
+TOKENS = {"cpu": 2048, "cuda": 32768}  # of a micro-batch here
 GROUPS_COMPARED = 4
 TOLERANCE = {"cpu": 1e-5, "cuda": 5e-2}  # relative; bf16 on a GPU
 Kept = dict[str, list[Step]]
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = save_model(args.model, "quick" if args.quick else args.device, folder / "model")
-        ours = Ours.build(model, workload, folder)
+        ours = Ours.build(model, workload, folder, "--max_tokens_per_microbatch", str(TOKENS[args.device]))
         agreement, rows = compare(ours, model, folder, args)
         assert max(agreement.values()) < TOLERANCE[args.device], f"not the same loss and gradient: {agreement}"
         steps = alternate(

@@ -1,4 +1,4 @@
-"""The feed-forward part for a handful of tokens against transformers' own forward of it."""
+"""The feed-forward part, for a handful of tokens and for many, against transformers' own forward of it."""
 
 import pytest
 import torch
@@ -26,29 +26,26 @@ def layer(**sizes: object) -> DeepseekV3MoE:
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("tokens", [1, 2, 31])
-def test_values_and_gradients_are_those_of_sorting(sizes: dict, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [0, 10**6], ids=["sorted", "dense"])
+def test_values_and_gradients_are_transformers(
+    sizes: dict, tokens: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mlp, x = layer(**sizes), torch.randn(tokens, 64, requires_grad=True)
-    asked = []
+    asked, ways = [], {0: "_dense", 10**6: "_sorted"}
+    monkeypatch.setattr(experts, "MOST", most)
+    monkeypatch.setattr(experts, ways[most], lambda *given: asked.append(given))
     monkeypatch.setattr(type(mlp.experts), "forward", lambda *given: asked.append(given))
-    dense = feed_forward(mlp, x)
-    assert not asked  # the experts' own forward is not what this tests
+    ours = feed_forward(mlp, x)
+    assert not asked  # neither the other way nor the experts' own forward is what this tests
     monkeypatch.undo()
-    sorted_ = mlp(x[None])[0]
-    torch.testing.assert_close(dense, sorted_, rtol=1e-5, atol=1e-5)
-    wanted, direction = [x, *mlp.parameters()], torch.randn_like(dense)
-    gradients = [torch.autograd.grad(out, wanted, direction, retain_graph=True) for out in (dense, sorted_)]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    theirs = mlp(x[None])[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    wanted, direction = [x, *mlp.parameters()], torch.randn_like(ours)
+    gradients = [torch.autograd.grad(out, wanted, direction, retain_graph=True) for out in (ours, theirs)]
+    for our, their in zip(*gradients, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
 
 
-def test_many_tokens_are_sorted_and_layers_without_experts_are_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    mlp, config = layer(**SIZES["few"]), tiny_v3_config(build_tokenizer())
-    monkeypatch.setattr(experts, "MOST", 4 * 5)
-    calls = []
-    monkeypatch.setattr(mlp, "forward", lambda x: calls.append(x.shape) or x)
-    feed_forward(mlp, torch.randn(5, 64))
-    assert not calls
-    feed_forward(mlp, torch.randn(6, 64))
-    assert calls == [(1, 6, 64)]
-    dense, x = DeepseekV3MLP(config), torch.randn(3, 64)
+def test_layers_without_experts_are_themselves() -> None:
+    dense, x = DeepseekV3MLP(tiny_v3_config(build_tokenizer())), torch.randn(3, 64)
     assert feed_forward(dense, x).equal(dense(x))

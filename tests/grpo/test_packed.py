@@ -122,7 +122,7 @@ def test_gradient_checkpointing(folders: dict[str, Path], family: str) -> None:
     policy = parts.load(parts.config(folders[family], gradient_checkpointing=True))
     calls: list[str] = []
     for layer in policy.network.model.layers:
-        layer.mlp.register_forward_pre_hook(lambda *_: calls.append("forward"))
+        layer.self_attn.o_proj.register_forward_pre_hook(lambda *_: calls.append("forward"))
     batch = batch_of(policy)
     _, gradients = updated(policy, batch, "packed")
     assert len(calls) == 2 * len(policy.network.model.layers)
@@ -201,7 +201,9 @@ class TestRowsOfAllKinds:
 def test_every_token_once(policy: Policy) -> None:
     """What the layers see: each prompt, and each completion but its last token."""
     seen: list[int] = []
-    handle = policy.network.model.layers[1].mlp.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape[1]))
+    handle = policy.network.model.layers[1].self_attn.o_proj.register_forward_pre_hook(
+        lambda _, x: seen.append(len(x[0]))
+    )
     batch = batch_of(policy)
     updated(policy, batch, "packed")
     handle.remove()
