@@ -166,8 +166,9 @@ def _latent_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
     q = q.view(len(x), a.num_heads, -1)
     q, rotated = q.split([a.qk_nope_head_dim, a.qk_rope_head_dim], dim=-1)
     latent, key = a.kv_a_proj_with_mqa(x).split([a.kv_lora_rank, a.qk_rope_head_dim], dim=-1)
-    rotate = rotate_pairs if a.config.rope_interleave else rotate_halves
-    return q, rotate(rotated, cos[:, None], sin[:, None]), normalised(a.kv_a_layernorm, latent), rotate(key, cos, sin)
+    both = torch.cat([rotated, key[:, None]], dim=1)
+    both = rotate(halves(both) if a.config.rope_interleave else both, cos, sin)
+    return q, both[:, :-1], normalised(a.kv_a_layernorm, latent), both[:, -1]
 
 
 def _dense_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
@@ -176,8 +177,7 @@ def _dense_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
     q, k, v = a.q_proj(x).view(shape), a.k_proj(x).view(shape), a.v_proj(x).view(shape)
     if hasattr(a, "q_norm"):
         q, k = normalised(a.q_norm, q), normalised(a.k_norm, k)
-    cos, sin = cos[:, None], sin[:, None]
-    return rotate_halves(q, cos, sin), rotate_halves(k, cos, sin), v
+    return rotate(q, cos, sin), rotate(k, cos, sin), v
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:
@@ -195,15 +195,18 @@ def effective_weight(linear: nn.Module) -> Tensor:
     return weight + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of neighbouring pairs (DeepSeek's layout); cos and sin hold every angle twice."""
-    half = x.shape[-1] // 2
-    cos, sin = cos[..., :half], sin[..., :half]
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+def rotation(rotary_emb: nn.Module, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, D) of positions (N,), as `rotate` takes them: the first half of the sines is negated."""
+    cos, sin = rotary_emb(hidden, positions[None])
+    first, second = sin[0].chunk(2, dim=-1)
+    return cos[0], torch.cat([-first, second], dim=-1)
 
 
-def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of the first half with the second (Llama's layout)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of heads (N, heads, D): the first half is turned with the second (Llama's layout)."""
+    return torch.addcmul(x * cos[:, None], x.roll(x.shape[-1] // 2, dims=-1), sin[:, None])
+
+
+def halves(x: Tensor) -> Tensor:
+    """From neighbouring pairs (DeepSeek's layout) to a first half and a second."""
+    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)

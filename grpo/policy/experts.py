@@ -1,7 +1,4 @@
-"""Routed experts, in few operations: for a handful of tokens, for many, and in low precision.
-
-For a few rows, sorting tokens by expert takes longer than the products that it saves, and nearly every expert's weights
-are read anyway: there all experts see every token, and the gate's weights leave out what it did not choose.
+"""Routed experts in few operations, and in low precision.
 
 Dimensions: N tokens, k experts chosen for each, E experts.
 """
@@ -15,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST = 128  # tokens x experts; above, sorting pays: measured on a CPU with 8 experts of 2 chosen
-
 
 def feed_forward(mlp: nn.Module, x: Tensor) -> Tensor:
     """What the layer's feed-forward part `mlp`, with experts or without, makes of hidden states (N, hidden)."""
@@ -24,29 +19,41 @@ def feed_forward(mlp: nn.Module, x: Tensor) -> Tensor:
     if not hasattr(experts, "gate_up_proj"):  # there are none, or an adapter stands around them
         return mlp(x[None])[0]
     _, weights, chosen = mlp.gate(x)
-    compute = _dense if len(x) * experts.num_experts <= MOST else _sorted
-    return compute(experts, x, chosen, weights).to(x.dtype) + mlp.shared_experts(x)
+    return _routed(experts, x, chosen, weights).to(x.dtype) + mlp.shared_experts(x)
 
 
-def _dense(experts: nn.Module, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    gates = weights.new_zeros(len(x), experts.num_experts).scatter_(1, chosen, weights)
-    gate, up = (x @ experts.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
-    made = (experts.act_fn(gate) * up) @ experts.down_proj.transpose(1, 2)  # (E, N, hidden)
-    return (made * gates.T[:, :, None]).sum(dim=0)
-
-
-def _sorted(experts: nn.Module, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def _routed(experts: nn.Module, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """Each expert's tokens side by side; nothing asks the device how many they are."""
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    flat = chosen.flatten()
-    order = flat.argsort(stable=True)
-    of_each = (flat[:, None] == torch.arange(experts.num_experts, device=x.device)).sum(dim=0)
-    product = partial(F.grouped_mm, offs=of_each.cumsum(0, dtype=torch.int32))
+    experts_of_rows, order = chosen.flatten().sort(stable=True)
+    each = torch.arange(experts.num_experts, device=x.device)
+    product = partial(F.grouped_mm, offs=torch.searchsorted(experts_of_rows, each, right=True, out_int32=True))
     rows = x.index_select(0, order // chosen.shape[1]).to(dtype)
     gate, up = product(rows, experts.gate_up_proj.to(dtype).transpose(1, 2)).chunk(2, dim=-1)
     made = product(experts.act_fn(gate) * up, experts.down_proj.to(dtype).transpose(1, 2))
     made = made.index_select(0, order.argsort()).view(*chosen.shape, -1)  # (N, k, hidden)
     return (made * weights[:, :, None]).sum(dim=1)
+
+
+def drop_group_masks(model: nn.Module) -> None:
+    """Lets DeepSeek-V3's gates choose in half as many operations where experts of every group may be chosen: the model
+    then has one group, as a rule, and the mask of its groups masks nothing."""
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
+
+    for module in model.modules():
+        if isinstance(module, DeepseekV3TopkRouter) and module.topk_group == module.num_group:
+            module.forward = partial(_chosen_among_all, module)
+
+
+def _chosen_among_all(gate: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, E), weights and experts (N, k): bit for bit what the gate's own forward gives."""
+    logits = F.linear(x.view(-1, gate.hidden_dim).float(), gate.weight.float())
+    scores = logits.sigmoid()
+    chosen = (scores + gate.e_score_correction_bias).topk(gate.top_k, sorted=False).indices
+    weights = scores.gather(1, chosen)
+    if gate.norm_topk_prob:
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+    return logits, weights * gate.routed_scaling_factor, chosen
 
 
 def cast_experts(model: nn.Module) -> None:

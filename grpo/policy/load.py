@@ -14,7 +14,7 @@ from torch import nn
 from data.problem import Message
 from grpo.config import AdapterConfig, ModelConfig
 from grpo.errors import ConfigError
-from grpo.policy.experts import cast_experts
+from grpo.policy.experts import cast_experts, drop_group_masks
 from grpo.policy.hub import require_source, unavailable
 
 
@@ -162,6 +162,7 @@ def load_policy(
     tokenizer = require_model(cfg)
     model = _build(cfg, seed) if cfg.init_random else _load(cfg)
     eos_ids = stop_token_ids(tokenizer, getattr(model, "generation_config", None))
+    drop_group_masks(model)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if adapter.use_peft:

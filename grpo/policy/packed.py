@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo.distributed import Dist
 from grpo.packing import Pack
-from grpo.policy.attention import Parts, entries_of, expanded, normalised, parts_of, unsupported
+from grpo.policy.attention import Parts, entries_of, expanded, normalised, parts_of, rotation, unsupported
 from grpo.policy.branching import attend
 from grpo.policy.experts import feed_forward
 from grpo.policy.load import Policy
@@ -57,10 +57,9 @@ def read(network: nn.Module, pack: Pack) -> tuple[Tensor, list[Tensor]]:
 
 
 def embedded(core: nn.Module, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens and their positions (N,) -> hidden states (N, hidden) and rotary embedding (N, .), (N, .)."""
+    """Tokens and their positions (N,) -> hidden states (N, hidden) and what `rotate` takes, (N, .), (N, .)."""
     hidden = core.embed_tokens(ids)
-    cos, sin = core.rotary_emb(hidden, positions[None])
-    return hidden, cos[0], sin[0]
+    return hidden, *rotation(core.rotary_emb, hidden, positions)
 
 
 def around(layer: nn.Module, hidden: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:

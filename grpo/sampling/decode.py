@@ -41,13 +41,13 @@ class Decoder:
     longest: the most of them, known without asking the device.
     """
 
-    def __init__(self, network: nn.Module, *, slots: int, max_new: int, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Module, *, max_new: int, dtype: torch.dtype) -> None:
         self.network, self.max_new = network, max_new
         self.core = network.model
         self.attention: list[CachedAttention] = [cached_attention(layer.self_attn) for layer in self.core.layers]
         self.device = self.core.embed_tokens.weight.device
         first = self.attention[0]
-        shape = (slots, first.key_heads, min(FIRST_BLOCK, max_new), first.width)
+        shape = (0, first.key_heads, min(FIRST_BLOCK, max_new), first.width)
         self.own = [torch.zeros(shape, device=self.device, dtype=dtype) for _ in self.attention]
         self.prompt_of = self.lengths = torch.zeros(0, dtype=torch.long, device=self.device)
         self.longest = 0
@@ -78,6 +78,7 @@ class Decoder:
         new = len(prompt_of) - len(self.lengths)
         self.prompts.replace_by(prompts)
         self.lengths = torch.cat([self.lengths, self.lengths.new_zeros(new)])
+        self._make_room(self.longest)
         self._arrange(prompt_of)
 
     def keep(self, rows: Tensor) -> Tensor:
@@ -129,28 +130,30 @@ class Decoder:
 
     def _mixed(self, attention: CachedAttention, query: Tensor, shared: Tensor, own: Tensor, mask: Tensor) -> Tensor:
         """Queries (n, K, Q, D) over the prompts (R, K, L, W) and the rows' own tokens (n, K, T, W), as one softmax."""
-        length = shared.shape[2]
-        query = query.to(own.dtype)
-        on_prompt = self.table.rows(self.table.groups(query) @ attention.keys(shared).transpose(2, 3))
-        on_own = query @ attention.keys(own).transpose(2, 3)
-        scores = torch.cat([on_prompt, on_own], dim=-1).float() * attention.scaling + mask
-        weights = scores.softmax(-1).to(own.dtype)
-        of_prompt = self.table.rows(self.table.groups(weights[..., :length]) @ attention.values(shared))
-        return of_prompt + weights[..., length:] @ attention.values(own)
+        length, query, own = shared.shape[2], query.to(own.dtype), own.flatten(0, 1)
+        on_prompt = self.table.rows(torch.bmm(self.table.groups(query), attention.keys(shared.flatten(0, 1)).mT))
+        on_own = torch.bmm(query.flatten(0, 1), attention.keys(own).mT)
+        scores = torch.cat([on_prompt, on_own.view(*query.shape[:3], -1)], dim=-1)
+        weights = torch.add(mask, scores.float(), alpha=attention.scaling).softmax(-1).to(own.dtype)
+        weights_on_prompt, weights_on_own = weights.split([length, weights.shape[-1] - length], dim=-1)
+        mixed = self.table.rows(torch.bmm(self.table.groups(weights_on_prompt), attention.values(shared.flatten(0, 1))))
+        mixed.flatten(0, 1).baddbmm_(weights_on_own.flatten(0, 1), attention.values(own))
+        return mixed
 
     def _arrange(self, prompt_of: Tensor) -> None:
         self.prompt_of = prompt_of
         self.table = Table.of(prompt_of, len(self.prompts))
 
     def _make_room(self, width: int) -> None:
-        """Layer by layer, so that never more than one is there twice."""
-        if width <= self.own[0].shape[2]:
+        """For `width` tokens of each row in flight; layer by layer, so that never more than one is there twice."""
+        slots, heads, room, entry = self.own[0].shape
+        rows = len(self.lengths)
+        if rows <= slots and width <= room:
             return
-        room = min(self.max_new, 2 * self.own[0].shape[2])
+        wider = room if width <= room else min(self.max_new, 2 * room)
         for number, own in enumerate(self.own):
-            slots, heads, written, entry = own.shape
-            self.own[number] = own.new_zeros(slots, heads, room, entry)
-            self.own[number][:, :, :written] = own
+            self.own[number] = own.new_zeros(rows, heads, wider, entry)
+            self.own[number][:slots, :, :room] = own[:rows]
 
 
 class Prompts:
@@ -207,15 +210,15 @@ class Table:
         return cls(prompts, most, place, row)
 
     def groups(self, x: Tensor) -> Tensor:
-        """(n, K, Q, .) -> (R, K, m x Q, .)."""
+        """(n, K, Q, .) -> (R x K, m x Q, .)."""
         x = x if self.row is None else x.index_select(0, self.row)
         _, heads, queries, last = x.shape
         x = x.view(self.prompts, self.most, heads, queries, last).transpose(1, 2)
-        return x.reshape(self.prompts, heads, self.most * queries, last)
+        return x.reshape(self.prompts * heads, self.most * queries, last)
 
     def rows(self, x: Tensor) -> Tensor:
-        """(R, K, m x Q, .) -> (n, K, Q, .), the inverse of `groups`."""
-        _, heads, places, last = x.shape
-        x = x.view(self.prompts, heads, self.most, places // self.most, last).transpose(1, 2)
-        x = x.reshape(self.prompts * self.most, heads, places // self.most, last)
+        """(R x K, m x Q, .) -> (n, K, Q, .), the inverse of `groups`."""
+        heads, queries = len(x) // self.prompts, x.shape[1] // self.most
+        x = x.view(self.prompts, heads, self.most, queries, x.shape[2]).transpose(1, 2)
+        x = x.reshape(self.prompts * self.most, heads, queries, x.shape[4])
         return x if self.place is None else x.index_select(0, self.place)

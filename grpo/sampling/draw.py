@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from grpo.config import SamplingConfig
 
+SMALL = 1024  # tokens up to which a vocabulary is one block
 BLOCK = 128  # tokens whose probabilities are summed before running sums are taken
 NUCLEUS = 64  # tokens that top_p looks at first; eight times as many wherever their probability is not enough
 
@@ -122,6 +123,9 @@ def inverse_cdf(weights_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]
     """For each row the first token, (B, 1), at which the running sum of its weights (at least 0, not all 0) is above
     `uniforms_B` (in [0, 1)) of the whole, and the whole, (B, 1), float64. A token of weight 0 is never drawn."""
     vocabulary = weights_BV.shape[1]
+    if vocabulary <= SMALL:
+        cdf = weights_BV.double().cumsum(-1)
+        return _first_above(cdf, uniforms_B[:, None] * cdf[:, -1:]), cdf[:, -1:]
     even = vocabulary // BLOCK * BLOCK
     sums = weights_BV[:, :even].unflatten(1, (-1, BLOCK)).sum(-1)
     if even < vocabulary:

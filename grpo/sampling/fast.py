@@ -84,7 +84,6 @@ class FastSampler:
                 counter.update(len(ended))
         return groups.in_order()
 
-    @torch.no_grad()
     def rollouts(self, prompts: Sequence[Sequence[int]], keys: Sequence[Key]) -> Iterator[dict[int, Rollout]]:
         """Rollouts by row, as they end; row r continues prompt r // num_generations with the stream keys[r].
 
@@ -94,12 +93,15 @@ class FastSampler:
             return
         size = self.cfg.num_generations
         queue = deque(Row(number=number, prompt=number // size, key=key) for number, key in enumerate(keys))
-        with self.policy.eval_mode():
-            flight = Flight(self.policy, self.cfg, prompts, len(keys), keep_masks=self.keep_masks)
+        with self.policy.eval_mode():  # autocast stands outside: leaving inference mode would end it
+            with torch.inference_mode():
+                flight = Flight(self.policy, self.cfg, prompts, len(keys), keep_masks=self.keep_masks)
             while queue or flight.rows:
                 self.between_steps()
-                flight.admit(queue)
-                if ended := flight.advance():
+                with torch.inference_mode():
+                    flight.admit(queue)
+                    ended = flight.advance()
+                if ended:
                     yield {row.number: self._rollout(row, prompts[row.prompt]) for row in ended}
 
     def _rollout(self, row: Row, prompt: Sequence[int]) -> Rollout:
@@ -129,12 +131,7 @@ class Flight:
         self.check_every = CHECK_EVERY if policy.device.type == "cuda" else 1
         longest = checked_length(prompts, policy)
         self.slots, self.most_prompts = room(cfg, longest, num_rows)
-        self.decoder = Decoder(
-            policy.network,
-            slots=self.slots,
-            max_new=cfg.max_completion_length,
-            dtype=policy.compute_dtype,
-        )
+        self.decoder = Decoder(policy.network, max_new=cfg.max_completion_length, dtype=policy.compute_dtype)
         self.draw = Draw(cfg, policy.eos_ids)
         self.rows: list[Row] = []
         self.resident: dict[int, Prompt] = {}

@@ -71,7 +71,7 @@ def in_flight(model: nn.Module, rows: int, prompt: int, length: int) -> tuple[De
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, model.config.vocab_size, (-(-rows // GROUP), prompt), generator=generator).tolist()
     dtype = torch.bfloat16 if torch.is_autocast_enabled(model.device.type) else torch.float32
-    decoder = Decoder(model, slots=rows, max_new=length + 1, dtype=dtype)
+    decoder = Decoder(model, max_new=length + 1, dtype=dtype)
     decoder.place(decoder.read(prompts), torch.arange(rows, device=model.device) // GROUP)
     tokens = torch.randint(3, model.config.vocab_size, (rows,), generator=generator).to(model.device)
     for _ in range(length):

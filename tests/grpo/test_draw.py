@@ -25,7 +25,7 @@ from grpo.config import SamplingConfig
 from grpo.sampling import draw as module
 from grpo.sampling.draw import Draw, inverse_cdf
 
-SIZES = (1, 2, 5, 127, 128, 129, 300, 1000)
+SIZES = (1, 2, 300, 1024, 1025, 1151, 1152, 1153, 3000)
 
 
 def logits_of(rows: int, vocabulary: int, seed: int, spread: float = 3.0) -> torch.Tensor:

@@ -194,7 +194,25 @@ def test_caches_grow_past_their_first_block(policy: Policy, monkeypatch: pytest.
     usual = sample(policy, max_completion_length=40)
     assert max(len(ids) for ids, _ in completions(usual)) == 40
     monkeypatch.setattr(decode, "FIRST_BLOCK", 3)
-    assert completions(sample(policy, max_completion_length=40)) == completions(usual)
+    for tokens in (65_536, 300):
+        found = sample(policy, max_completion_length=40, max_tokens_in_flight=tokens)
+        assert completions(found) == completions(usual)
+
+
+@torch.no_grad()
+def test_a_cache_that_grows_has_room_for_the_rows_in_flight_alone(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "FIRST_BLOCK", 2)
+    decoder = decode.Decoder(policy.network, max_new=8, dtype=torch.float32)
+    prompts, shapes = decoder.read([[5, 6]]), []
+    for rows, steps, going in ((4, 2, 1), (1, 1, 1), (3, 1, 3)):
+        decoder.place(prompts, torch.zeros(rows, dtype=torch.long))
+        for _ in range(steps):
+            decoder.step(torch.full((rows,), 7))
+        shapes.append(decoder.own[0].shape[::2])
+        decoder.keep(torch.arange(rows) < going)
+    assert shapes == [(4, 2), (1, 4), (3, 4)] and decoder.lengths.tolist() == [4, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +285,7 @@ class Answers(TorchDispatchMode):
 @pytest.mark.parametrize("family", ["v3", "qwen3"])
 @torch.no_grad()
 def test_a_step_does_not_wait_for_the_device(policies: dict[str, Policy], family: str) -> None:
-    decoder = decode.Decoder(policies[family].network, slots=3, max_new=4, dtype=torch.float32)
+    decoder = decode.Decoder(policies[family].network, max_new=4, dtype=torch.float32)
     decoder.place(decoder.read([[5, 6], [7]]), torch.tensor([0, 1, 0]))
     with Answers() as answers:
         decoder.step(torch.tensor([8, 9, 10]))
@@ -281,7 +299,7 @@ def test_a_step_does_not_wait_for_the_device(policies: dict[str, Policy], family
 def test_bytes_per_token(policies: dict[str, Policy]) -> None:
     for family, numbers in (("v3", None), ("qwen3", 2 * 2 * 16)):
         network = policies[family].network
-        decoder = decode.Decoder(network, slots=1, max_new=4, dtype=torch.bfloat16)
+        decoder = decode.Decoder(network, max_new=4, dtype=torch.bfloat16)
         config = network.config
         numbers = numbers or config.kv_lora_rank + config.qk_rope_head_dim
         assert decoder.bytes_per_token == numbers * config.num_hidden_layers * 2
