@@ -55,7 +55,7 @@ class CachedAttention(Protocol):
     scaling: float
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised hidden states (N, hidden) and rotary embedding -> queries (N, K, Q, D), entries (N, K, W)."""
+        """Normalised hidden states (N, hidden), what `rotation` gives -> queries (N, K, Q, D), entries (N, K, W)."""
         ...
 
     def keys(self, entries: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ Parts = tuple[Tensor, ...]  # what a layer projects its input to, by family
 
 
 def parts_of(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
-    """Normalised hidden states (N, hidden) and rotary embedding -> what `expanded` and `entries_of` go on from."""
+    """Normalised hidden states (N, hidden), what `rotation` gives -> what `expanded` and `entries_of` go on from."""
     return (_latent_parts if _is_latent(attention) else _dense_parts)(attention, x, cos, sin)
 
 

@@ -59,6 +59,7 @@ def by_rows(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float)
 
 
 @lru_cache(maxsize=1)  # the layers of a forward ask one after another
+@torch.inference_mode(False)  # for the next to ask may be a training step
 def _padded(
     prompts: tuple[Span, ...], completions: tuple[tuple[Span, ...], ...], device: torch.device
 ) -> tuple[list[Tensor], Tensor]:

@@ -57,7 +57,7 @@ def read(network: nn.Module, pack: Pack) -> tuple[Tensor, list[Tensor]]:
 
 
 def embedded(core: nn.Module, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens and their positions (N,) -> hidden states (N, hidden) and what `rotate` takes, (N, .), (N, .)."""
+    """Tokens and their positions (N,) -> hidden states (N, hidden) and what `rotation` gives, (N, .), (N, .)."""
     hidden = core.embed_tokens(ids)
     return hidden, *rotation(core.rotary_emb, hidden, positions)
 

@@ -137,8 +137,7 @@ class Decoder:
         weights = torch.add(mask, scores.float(), alpha=attention.scaling).softmax(-1).to(own.dtype)
         weights_on_prompt, weights_on_own = weights.split([length, weights.shape[-1] - length], dim=-1)
         mixed = self.table.rows(torch.bmm(self.table.groups(weights_on_prompt), attention.values(shared.flatten(0, 1))))
-        mixed.flatten(0, 1).baddbmm_(weights_on_own.flatten(0, 1), attention.values(own))
-        return mixed
+        return torch.baddbmm(mixed.flatten(0, 1), weights_on_own.flatten(0, 1), attention.values(own)).view_as(mixed)
 
     def _arrange(self, prompt_of: Tensor) -> None:
         self.prompt_of = prompt_of

@@ -93,12 +93,14 @@ class FastSampler:
             return
         size = self.cfg.num_generations
         queue = deque(Row(number=number, prompt=number // size, key=key) for number, key in enumerate(keys))
-        with self.policy.eval_mode():  # autocast stands outside: leaving inference mode would end it
-            with torch.inference_mode():
+        with self.policy.eval_mode():
+            # Inference mode costs least, but under autocast it would cast the weights again for each token.
+            quiet = torch.no_grad if torch.is_autocast_enabled(self.policy.device.type) else torch.inference_mode
+            with torch.no_grad():
                 flight = Flight(self.policy, self.cfg, prompts, len(keys), keep_masks=self.keep_masks)
             while queue or flight.rows:
                 self.between_steps()
-                with torch.inference_mode():
+                with quiet():
                     flight.admit(queue)
                     ended = flight.advance()
                 if ended:

@@ -16,10 +16,13 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from grpo.policy.experts import drop_group_masks
 from grpo.policy.load import prepare_for_autocast
 from grpo.policy.tiny_v3 import build_tokenizer
 from grpo.sampling.decode import Decoder
@@ -48,10 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.size, args.rows, args.prompt, args.length = "quick", 16, 5, 3
     device = torch.device("cuda" if args.size == "cuda" else "cpu")
     model = build_model(args.model, args.size, build_tokenizer()).to(device).eval()
+    drop_group_masks(model)  # as a run's policy is loaded
     bf16 = device.type == "cuda"  # as a run on a GPU has it: weights in fp32, computed in bf16
     if bf16:
         prepare_for_autocast(model, device)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    quiet = torch.no_grad if bf16 else torch.inference_mode  # as the sampler has it
+    with quiet(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         found = compared(*in_flight(model, args.rows, args.prompt, args.length))
     print("| way | seconds to make | ms of a step | plain step over it | steps to pay for it |\n|---|---|---|---|---|")
     for name, way in found.items():
@@ -92,6 +97,8 @@ def compared(decoder: Decoder, tokens: Tensor) -> dict[str, dict[str, Any]]:
         return logits
 
     compiled = torch.compile(decoder.step, dynamic=True)
+    if decoder.own[0].dtype == torch.float32:  # torch compiles grouped products in bf16 alone, but transformers' own
+        compiled = mock.patch.object(F, "grouped_mm", torch.ops.transformers.grouped_mm_fallback)(compiled)
     ways: dict[str, Once] = {"plain": lambda: again(decoder.step), "compiled": lambda: again(compiled)}
     logits = ways["plain"]()
     made = {"plain": 0.0, "compiled": timed(ways["compiled"], device)}

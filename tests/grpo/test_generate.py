@@ -122,6 +122,12 @@ def test_stop_strings_end_a_completion(loaded: tuple[Any, Any]) -> None:
     assert cut.stop_reason == "stop" and stop in cut.text and whole.text.startswith(cut.text) and cut.text != whole.text
 
 
+def test_inside_a_callers_autocast(loaded: tuple[Any, Any]) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        found = generate(*loaded, PROMPTS, n=2, max_completion_length=6)
+    assert all(0 < len(rollout.completion_ids) <= 6 for rollouts in found for rollout in rollouts)
+
+
 def test_a_model_in_low_precision_stays_what_it_is(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     low = deepcopy(model).to(torch.bfloat16)

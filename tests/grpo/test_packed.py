@@ -214,7 +214,8 @@ def test_every_token_once(policy: Policy) -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(*[st.integers(1, 9)] * 3), min_size=1, max_size=4))
 def test_attention_along_the_branches(lengths: list[tuple[int, int, int]]) -> None:
-    """Both ways against one softmax per token over the tokens before it in its row; values and gradients."""
+    """Both ways against one softmax per token over the tokens before it in its row; values and gradients, also after
+    sampling, which asks in inference mode."""
     groups = [([5 + p] * prompt, [[9] * one, [9] * two]) for p, (prompt, one, two) in enumerate(lengths)]
     tokens = pack(batch_by_hand(*groups))
     generator, number = torch.Generator().manual_seed(0), len(tokens.ids_N)
@@ -232,6 +233,8 @@ def test_attention_along_the_branches(lengths: list[tuple[int, int, int]]) -> No
 
     found = []
     for way in (by_hand, by_stretches, by_rows):
+        with torch.inference_mode():
+            way(q, k, v, tokens, 0.4)
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         mixed = way(*leaves, tokens, 0.4)
         (mixed * weights).sum().backward()

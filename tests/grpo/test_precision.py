@@ -70,8 +70,8 @@ def test_experts_multiply_in_the_configured_type_whatever_the_batch(
     assert set(operands) == {expected} and operands.total() > 20
 
 
-def test_few_tokens_and_many_are_computed_alike_in_bf16(tiny_model: Path, tmp_path: Path) -> None:
-    """Within the roundings of bf16, which keeps 8 bits: the dense products against the sorted ones."""
+def test_experts_are_computed_as_transformers_computes_them_in_bf16(tiny_model: Path, tmp_path: Path) -> None:
+    """Within the roundings of bf16, which keeps 8 bits."""
     policy = learner_of(config(CASE, tiny_model, tmp_path, dtype="bfloat16"), Dist()).policy
     mlp, x = policy.network.model.layers[-1].mlp, torch.randn(9, policy.network.config.hidden_size)
     mlp.shared_experts = nn.Identity()
@@ -82,9 +82,18 @@ def test_few_tokens_and_many_are_computed_alike_in_bf16(tiny_model: Path, tmp_pa
     with torch.no_grad():
         exact = routed(lambda: feed_forward(mlp, x))
         with policy.autocast():
-            few, sorted_ = routed(lambda: feed_forward(mlp, x)), routed(lambda: mlp(x[None])[0])
-    for rounded in (few, sorted_):
+            ours, theirs = routed(lambda: feed_forward(mlp, x)), routed(lambda: mlp(x[None])[0])
+    for rounded in (ours, theirs):
         assert 1e-4 < float((rounded - exact).norm() / exact.norm()) < 1e-2
+
+
+def test_a_round_of_sampling_casts_a_weight_once(tiny_model: Path, tmp_path: Path) -> None:
+    learner = learner_of(config(CASE, tiny_model, tmp_path, dtype="bfloat16"), Dist())
+    weight = list(learner.policy.network.lm_head.weight.shape)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        learner.sampler.sample(problems(2), positions=range(2), round_key=0)
+    casts = [event for event in profile.events() if event.name == "aten::_to_copy" and event.input_shapes[0] == weight]
+    assert len(casts) == 1
 
 
 @pytest.mark.parametrize("changes", [{}, {"use_peft": True}, {"gradient_checkpointing": True}], ids=str)
