@@ -1,18 +1,17 @@
 """What a completion token costs as groups, prompts and completions grow: one step of this project at a time.
 
-    python -m tests.benchmarks.cost_of_work [--model v3|qwen3] [--full] [--rows 64] [--device cuda] [--threads N]
+    python -m tests.benchmarks.cost_of_work [--model v3|qwen3] [--rows 64] [--device cuda] [--threads N]
         [--json FILE] [--quick]
 
 Every step has the same number of rows, so that larger groups mean fewer prompts and no more completion tokens: tokens
-per second should not fall. By default one size changes at a time; --full takes every combination; --quick three small
-ones. Phases and lengths as in `grpo_step`; the tokens of two steps over the seconds of both, after a first one. `CPU`:
-tokens per CPU second of a step, all threads together, which says more on a machine that others use too.
+per second should not fall. One size changes at a time; --quick: three small points. Phases and lengths as in
+`grpo_step`; the tokens of two steps over the seconds of both, after a first one. `CPU`: tokens per CPU second of a
+step, all threads together, which says more on a machine that others use too.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import tempfile
@@ -33,11 +32,9 @@ STEPS = 2
 Point = tuple[int, int, int]  # rows of a group, tokens of a prompt, most tokens of a completion
 
 
-def points(*, full: bool, quick: bool) -> list[Point]:
+def points(*, quick: bool) -> list[Point]:
     if quick:
         return [(2, 8, 8), (4, 8, 8), (4, 16, 8)]
-    if full:
-        return list(itertools.product(GROUPS, PROMPTS, COMPLETIONS))
     size, prompt, completion = BASE
     along = [(g, prompt, completion) for g in GROUPS]
     along += [(size, p, completion) for p in PROMPTS if p != prompt]
@@ -51,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--full", action="store_true")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
     if args.threads:
@@ -64,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = []
     with tempfile.TemporaryDirectory() as name:
         model = save_model(args.model, "quick" if args.quick else args.device, Path(name) / "model")
-        for number, point in enumerate(points(full=args.full, quick=args.quick)):
+        for number, point in enumerate(points(quick=args.quick)):
             folder = Path(name) / str(number)
             folder.mkdir()
             found.append(cost(model, point, args.rows if not args.quick else 8, folder))
