@@ -130,7 +130,7 @@ class Flight:
         keep_masks: bool = False,
     ) -> None:
         self.policy, self.cfg, self.prompts, self.keep_masks = policy, cfg, prompts, keep_masks
-        self.check_every = CHECK_EVERY if policy.device.type == "cuda" else 1
+        self.check_every = 1 if policy.device.type == "cpu" else CHECK_EVERY
         longest = checked_length(prompts, policy)
         self.slots, self.most_prompts = room(cfg, longest, num_rows)
         self.decoder = Decoder(policy.network, max_new=cfg.max_completion_length, dtype=policy.compute_dtype)

@@ -13,6 +13,7 @@ from torch import nn
 
 from grpo.distributed import Dist
 from grpo.learner import Learner
+from grpo.policy.attention import normalised
 from grpo.policy.experts import feed_forward
 from tests.grpo.distributed_process import Record, config, learner_of, problems, run_rollout
 
@@ -85,6 +86,21 @@ def test_experts_are_computed_as_transformers_computes_them_in_bf16(tiny_model: 
             ours, theirs = routed(lambda: feed_forward(mlp, x)), routed(lambda: mlp(x[None])[0])
     for rounded in (ours, theirs):
         assert 1e-4 < float((rounded - exact).norm() / exact.norm()) < 1e-2
+
+
+@pytest.mark.filterwarnings("error")
+@torch.no_grad()
+def test_a_norm_of_bf16_is_the_models_own_and_has_a_fused_kernel(tiny_model: Path, tmp_path: Path) -> None:
+    policy = learner_of(config(CASE, tiny_model, tmp_path, dtype="bfloat16"), Dist()).policy
+    norm, x = policy.network.model.layers[0].self_attn.kv_a_layernorm, torch.randn(9, 32).bfloat16()
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else torch says once a process that it does without the kernel
+    try:
+        ours, theirs = normalised(norm, x), norm(x)
+    finally:
+        torch.set_warn_always(before)
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert float((ours - theirs).norm() / theirs.norm()) < 2**-8  # theirs is rounded to bf16 on the way
 
 
 def test_a_round_of_sampling_casts_a_weight_once(tiny_model: Path, tmp_path: Path) -> None:
