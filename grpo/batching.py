@@ -78,7 +78,7 @@ def minibatches(
     random.Random(repr(seed)).shuffle(order)
     slot_of_unit = torch.empty(num_units, dtype=torch.int64)
     slot_of_unit[torch.tensor(order, dtype=torch.int64)] = torch.arange(num_units) * num_minibatches // num_units
-    slots_B = slot_of_unit[batch.row_ids_B.cpu() // unit].to(batch.row_ids_B.device)
+    slots_B = slot_of_unit[batch.row_ids_B // unit]
     return [batch.rows((slots_B == slot).nonzero()[:, 0]) for slot in range(num_minibatches)]
 
 
@@ -106,7 +106,7 @@ def microbatches(batch: TrainBatch, max_tokens: int, at_least: int = 0, *, packe
     """
     batch = with_tokens(batch)
     cuts = _packed_cuts(batch, max_tokens) if packed else _padded_cuts(batch.lengths_B.tolist(), max_tokens)
-    pieces = [batch.rows(torch.tensor(rows, device=batch.row_ids_B.device)).trim() for rows in cuts]
+    pieces = [batch.rows(torch.tensor(rows)).trim() for rows in cuts]
     return pieces + [_empty_forward(batch)] * (at_least - len(pieces))
 
 
@@ -159,19 +159,18 @@ class _Forward:
 
 
 def _empty_forward(batch: TrainBatch) -> TrainBatch:
-    device = batch.input_ids_BL.device
-    blank_BT = torch.zeros((1, 1), device=device)
+    blank_BT = torch.zeros((1, 1))
     optional = [
         name for name in ("old_logprobs_BT", "ref_logprobs_BT", "loss_weights_BT") if getattr(batch, name) is not None
     ]
     return replace(
         batch,
-        input_ids_BL=torch.zeros((1, 2), dtype=torch.int64, device=device),
-        completion_mask_BT=torch.zeros((1, 1), dtype=torch.bool, device=device),
-        prompt_lengths_B=torch.ones(1, dtype=torch.int64, device=device),
-        prompt_of_B=torch.zeros(1, dtype=torch.int64, device=device),
-        advantages_B=torch.zeros(1, device=device),
-        row_ids_B=torch.zeros(1, dtype=torch.int64, device=device),
+        input_ids_BL=torch.zeros((1, 2), dtype=torch.int64),
+        completion_mask_BT=torch.zeros((1, 1), dtype=torch.bool),
+        prompt_lengths_B=torch.ones(1, dtype=torch.int64),
+        prompt_of_B=torch.zeros(1, dtype=torch.int64),
+        advantages_B=torch.zeros(1),
+        row_ids_B=torch.zeros(1, dtype=torch.int64),
         sampler_logprobs_BT=blank_BT,
         sampling_masks=None,
         **dict.fromkeys(optional, blank_BT),

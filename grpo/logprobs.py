@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from grpo.device import sent
 from grpo.packing import LOGITS_PER_CHUNK, pack
 from grpo.policy.load import Policy
 from grpo.policy.packed import last_hidden
@@ -28,30 +29,30 @@ def token_logprobs(
     prompt share one computation of it, and the head, too, runs on counted tokens only; for policies that
     `grpo.policy.packed.unpackable` has nothing against. The results are equal up to rounding.
     """
-    mask_BT = batch.completion_mask_BT
     with policy.autocast():
-        scores = (_packed if packed else _padded)(policy.network, batch, temperature)
-    blank_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
-    logprobs_BT, entropy_BT = (blank_BT.masked_scatter(mask_BT, score_M) for score_M in scores)
+        scores = (_packed if packed else _padded)(policy, batch, temperature)
+    places = tuple(sent(place_M, policy.device) for place_M in batch.completion_mask_BT.nonzero(as_tuple=True))
+    blank_BT = torch.zeros(batch.completion_mask_BT.shape, device=policy.device)
+    logprobs_BT, entropy_BT = (blank_BT.index_put(places, score_M) for score_M in scores)
     return logprobs_BT, entropy_BT
 
 
-def _padded(network: nn.Module, batch: TrainBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    mask_BT = batch.completion_mask_BT
-    columns = mask_BT.any(dim=0).nonzero()[:, 0]
-    first = int(columns[0]) if len(columns) else mask_BT.shape[1] - 1
-    keep = torch.arange(first, mask_BT.shape[1], device=mask_BT.device)
-    output = network(input_ids=batch.input_ids_BL, use_cache=False, logits_to_keep=keep)
-    kept_mask = mask_BT[:, first:]
-    targets_M = batch.input_ids_BL[:, first + 1 :][kept_mask]
-    return _Scores.apply(over_kept(output.logits[kept_mask], batch.counted_masks()), targets_M, temperature)
+def _padded(policy: Policy, batch: TrainBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    rows_M, columns_M = batch.completion_mask_BT.nonzero(as_tuple=True)
+    last = batch.completion_mask_BT.shape[1]
+    first = int(columns_M.min()) if len(columns_M) else last - 1
+    targets_M = sent(batch.input_ids_BL[rows_M, columns_M + 1], policy.device)
+    keep = torch.arange(first, last, device=policy.device)
+    output = policy.network(input_ids=sent(batch.input_ids_BL, policy.device), use_cache=False, logits_to_keep=keep)
+    logits_MV = output.logits[sent(rows_M, policy.device), sent(columns_M - first, policy.device)]
+    return _Scores.apply(over_kept(logits_MV, batch.counted_masks()), targets_M, temperature)
 
 
-def _packed(network: nn.Module, batch: TrainBatch, temperature: float) -> tuple[Tensor, Tensor]:
+def _packed(policy: Policy, batch: TrainBatch, temperature: float) -> tuple[Tensor, Tensor]:
     """The head runs in chunks, each computed again for the gradient, so that [tokens, vocabulary] is never there."""
-    tokens = pack(batch)
+    network, tokens = policy.network, pack(batch).to(policy.device)
     hidden_MH = network.model.norm(last_hidden(network, tokens)[tokens.sources_M])
-    size, device = max(1, LOGITS_PER_CHUNK // network.config.vocab_size), hidden_MH.device.type
+    size, device = max(1, LOGITS_PER_CHUNK // network.config.vocab_size), policy.device.type
 
     def head(hidden: Tensor, targets: Tensor, mask: SamplingMask | None) -> tuple[Tensor, Tensor]:
         # A cast of the weight for each chunk: a cached one would collect their gradients in low precision.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from grpo.device import sent
 from grpo.types import TrainBatch
 
 LOGITS_PER_CHUNK = 2**25  # that a packed forward has at a time: 128 MiB in fp32, at most three copies of them alive
@@ -36,6 +37,10 @@ class Pack(Branches):
     sources_M: Tensor
     targets_M: Tensor
 
+    def to(self, device: torch.device) -> Pack:
+        names = ("ids_N", "positions_N", "sources_M", "targets_M")
+        return replace(self, **{name: sent(getattr(self, name), device) for name in names})
+
 
 def pack(batch: TrainBatch) -> Pack:
     """Every token that something counted depends on, once."""
@@ -49,16 +54,15 @@ def pack(batch: TrainBatch) -> Pack:
     prompts, own = spans[: len(siblings)], iter(spans[len(siblings) :])
     completions = tuple(tuple(next(own) for _ in rows) for rows in siblings.values())
 
-    device = batch.input_ids_BL.device
-    rows_N = torch.cat([torch.full((end - start,), row) for row, start, end in pieces]).to(device)
-    positions_N = torch.cat([torch.arange(start, end) for _, start, end in pieces]).to(device)
+    rows_N = torch.cat([torch.full((end - start,), row) for row, start, end in pieces])
+    positions_N = torch.cat([torch.arange(start, end) for _, start, end in pieces])
     # where each row's own tokens start, and where the last one of its prompt is
     own_B, last_B = torch.empty(2, len(batch), dtype=torch.int64)
     for rows, (_, prompt_end), row_spans in zip(siblings.values(), prompts, completions, strict=True):
         own_B[rows], last_B[rows] = torch.tensor([start for start, _ in row_spans]), prompt_end - 1
     rows_M, columns_M = batch.completion_mask_BT.nonzero(as_tuple=True)
     after_M = columns_M - batch.prompt_lengths_B[rows_M]
-    sources_M = torch.where(after_M < 0, last_B.to(device)[rows_M], own_B.to(device)[rows_M] + after_M)
+    sources_M = torch.where(after_M < 0, last_B[rows_M], own_B[rows_M] + after_M)
     return Pack(
         ids_N=batch.input_ids_BL[rows_N, positions_N],
         positions_N=positions_N,
@@ -69,16 +73,16 @@ def pack(batch: TrainBatch) -> Pack:
     )
 
 
-def pack_prompts(prompts: Sequence[Sequence[int]], device: torch.device) -> Pack:
+def pack_prompts(prompts: Sequence[Sequence[int]]) -> Pack:
     """Prompts alone, with an empty row after each; `sources_M`: their last tokens."""
     whole = whole_rows([len(prompt) for prompt in prompts])
     return Pack(
-        ids_N=torch.tensor([token for prompt in prompts for token in prompt], device=device),
-        positions_N=torch.cat([torch.arange(len(prompt)) for prompt in prompts]).to(device),
+        ids_N=torch.tensor([token for prompt in prompts for token in prompt]),
+        positions_N=torch.cat([torch.arange(len(prompt)) for prompt in prompts]),
         prompts=whole.prompts,
         completions=whole.completions,
-        sources_M=torch.tensor([end - 1 for _, end in whole.prompts], device=device),
-        targets_M=torch.empty(0, dtype=torch.int64, device=device),
+        sources_M=torch.tensor([end - 1 for _, end in whole.prompts]),
+        targets_M=torch.empty(0, dtype=torch.int64),
     )
 
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grpo.device import sent
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingMask:
@@ -86,8 +88,8 @@ class SamplingMask:
         """True for the ids that a token could not be, bool (M, vocabulary)."""
         listed_MV = torch.zeros(len(self), vocabulary, dtype=torch.bool, device=device)
         rows_S = torch.arange(len(self)).repeat_interleave(self.sizes_M)
-        listed_MV[rows_S.to(device), self.ids_S.to(device, torch.long)] = True
-        return listed_MV == self.cut_M.to(device)[:, None]
+        listed_MV[sent(rows_S, device), sent(self.ids_S.long(), device)] = True
+        return listed_MV == sent(self.cut_M, device)[:, None]
 
 
 class MaskWriter:

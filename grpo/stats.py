@@ -56,9 +56,15 @@ class UpdateStats:
     applied: bool = True
     rejected: TrainBatch | None = None
 
-    def plus(self, other: UpdateStats) -> UpdateStats:
-        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
-        return replace(self, **sums, gap_max=max(self.gap_max, other.gap_max))
+    def plus(self, measured: Sequence[Mapping[str, torch.Tensor]]) -> UpdateStats:
+        """With the sums, and the largest gaps, that some forwards measured; waits for the device once."""
+        if not measured:
+            return self
+        rows = [torch.stack([value.double() for value in sums.values()]) for sums in measured]
+        columns = dict(zip(measured[0], torch.stack(rows).T.tolist(), strict=True))
+        gaps = columns.pop("gap_max")
+        sums = {name: getattr(self, name) + sum(column) for name, column in columns.items()}
+        return replace(self, **sums, gap_max=max(self.gap_max, *gaps))
 
     def reduced(self, dist: Dist) -> UpdateStats:
         """The same over all processes."""

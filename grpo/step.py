@@ -15,6 +15,7 @@ from grpo.advantages import group_advantages
 from grpo.batching import collate, informative, microbatches, minibatches, with_tokens
 from grpo.config import RunConfig
 from grpo.correction import corrected
+from grpo.device import sent
 from grpo.distributed import Dist
 from grpo.learner import Learner
 from grpo.logprobs import token_logprobs
@@ -84,7 +85,7 @@ def sample_and_score(
         kept = [position for position, fate in enumerate(sampled.fates) if fate == "kept"]
         advantages_PG, counts_PG = advantages_among(kept, sampled, rewards_PG, cfg)
         batch = rows_of(kept, sampled, advantages_PG, counts_PG, pad_id=learner.policy.pad_id)
-        batch = with_frozen_logprobs(learner, batch.to(learner.policy.device))
+        batch = with_frozen_logprobs(learner, batch)
     facts = RowFacts.merged(dist.gather(RowFacts.of(sampled.scored)))
     metrics = {**reward_metrics(rewards_PG, group_advantages(rewards_PG, cfg.advantage)), **facts.metrics()}
     if cfg.selection.dynamic_sampling:
@@ -159,13 +160,14 @@ def update_policy(
     )
     micros = forwards(moving, cfg, dist, packed=packed)
     counter = counted(micros, desc="updating", unit="forwards", disable=not dist.is_main)
+    measured = []
     for number, micro in enumerate(counter, start=1):
         with dist.gradient_sync(policy.network, enabled=number == len(micros)):
-            loss, micro_stats = micro_loss(policy, micro, cfg, packed=packed)
+            loss, sums = micro_loss(policy, micro, cfg, packed=packed)
             dist.backward(loss)
-        stats = stats.plus(micro_stats)
+        measured.append(sums)
     dist.sum_gradients(parameters)
-    stats = stats.reduced(dist)
+    stats = stats.plus(measured).reduced(dist)
     grad_norm = dist.clip_grad_norm(parameters, cfg.optim.max_grad_norm) if num_tokens else 0.0
     finite = math.isfinite(stats.loss) and math.isfinite(grad_norm)
     if finite and num_tokens:
@@ -173,10 +175,13 @@ def update_policy(
     return replace(stats, grad_norm=grad_norm, applied=finite and num_tokens > 0, rejected=None if finite else batch)
 
 
-def micro_loss(policy: Policy, micro: TrainBatch, cfg: RunConfig, *, packed: bool) -> tuple[torch.Tensor, UpdateStats]:
-    """The loss of one forward, already weighted for the whole update, and its sums."""
-    mask_BT = micro.completion_mask_BT
+def micro_loss(
+    policy: Policy, micro: TrainBatch, cfg: RunConfig, *, packed: bool
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss of one forward, already weighted for the whole update, and what `UpdateStats` adds up."""
     policy_BT, entropy_BT = token_logprobs(policy, micro, cfg.sampling.temperature, packed=packed)
+    micro = micro.to(policy.device)
+    mask_BT = micro.completion_mask_BT
     losses = token_losses(
         policy_logprobs_BT=policy_BT,
         old_logprobs_BT=micro.old_logprobs_BT,
@@ -196,7 +201,7 @@ def micro_loss(policy: Policy, micro: TrainBatch, cfg: RunConfig, *, packed: boo
         )
         loss_BT = loss_BT + cfg.loss.beta * kl_BT
     loss = (loss_BT * micro.loss_weights_BT).sum()
-    measured = {
+    return loss, {
         "loss": loss.detach(),
         "tokens": mask_BT.sum(),
         "clipped_low": losses.clipped_low_BT.sum(),
@@ -205,8 +210,6 @@ def micro_loss(policy: Policy, micro: TrainBatch, cfg: RunConfig, *, packed: boo
         "entropy": entropy_BT.sum(),
         **correction,
     }
-    numbers = torch.stack([value.double() for value in measured.values()]).tolist()  # one wait for the device
-    return loss, UpdateStats(**dict(zip(measured, numbers, strict=True)))
 
 
 def with_loss_weights(batch: TrainBatch, cfg: RunConfig, dist: Dist) -> tuple[TrainBatch, int]:
@@ -237,7 +240,7 @@ def frozen_logprobs(
     `rows`: those of the batch that are wanted, the others stay 0; all by default. `between` is called before every
     forward, and may raise to give the work up.
     """
-    result_BT = torch.zeros_like(batch.sampler_logprobs_BT)
+    result_BT = torch.zeros(batch.sampler_logprobs_BT.shape, device=policy.device)
     index_of = {row_id: index for index, row_id in enumerate(batch.row_ids_B.tolist())}
     packed = packs(policy, cfg, dist)
     with policy.eval_mode():
@@ -247,8 +250,8 @@ def frozen_logprobs(
             logprobs_BT, _ = token_logprobs(policy, micro, cfg.sampling.temperature, packed=packed)
             if micro.completion_mask_BT.any():
                 places = torch.tensor([index_of[row_id] for row_id in micro.row_ids_B.tolist()])
-                result_BT[places, : logprobs_BT.shape[1]] = logprobs_BT
-    return result_BT
+                result_BT[sent(places, policy.device), : logprobs_BT.shape[1]] = logprobs_BT
+    return result_BT.cpu()
 
 
 def forwards(batch: TrainBatch, cfg: RunConfig, dist: Dist, *, packed: bool) -> list[TrainBatch]:

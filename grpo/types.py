@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 
 from data.problem import Problem
+from grpo.device import sent
 from grpo.sampling_mask import SamplingMask
 from rewards.reward import Verdict
 
@@ -108,7 +109,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatch:
-    """Right-padded rows, ready for the policy. T = L - 1: position t predicts token t + 1.
+    """Right-padded rows, in CPU memory until a forward takes its share. T = L - 1: position t predicts token t + 1.
 
     input_ids_BL: int64. completion_mask_BT: True where the predicted token belongs to the completion and counts.
     prompt_lengths_B: tokens of each row's prompt, int64. prompt_of_B: int64; rows with the same number have the same
@@ -146,7 +147,7 @@ class TrainBatch:
     def lengths_B(self) -> torch.Tensor:
         """Tokens of each row up to its last counted one, int64: prompt and completion; 1 for a row without counted
         tokens (masked, truncated), which no forward needs."""
-        positions_T = torch.arange(1, self.completion_mask_BT.shape[1] + 1, device=self.completion_mask_BT.device)
+        positions_T = torch.arange(1, self.completion_mask_BT.shape[1] + 1)
         return (self.completion_mask_BT * positions_T).amax(dim=1) + 1
 
     def rows(self, index: torch.Tensor) -> TrainBatch:
@@ -164,14 +165,14 @@ class TrainBatch:
         return replace(self, **cut)
 
     def to(self, device: torch.device) -> TrainBatch:
-        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
+        return replace(self, **{name: sent(value, device) for name, value in self._tensors().items()})
 
     def counted_masks(self) -> SamplingMask | None:
         """The sampling masks of the counted tokens, in the order of the completion mask."""
         if not self.sampling_masks:
             return None
         rows_M, columns_M = self.completion_mask_BT.nonzero(as_tuple=True)
-        tokens_M = (columns_M + 1 - self.prompt_lengths_B[rows_M]).cpu()
+        tokens_M = columns_M + 1 - self.prompt_lengths_B[rows_M]
         counts = self.completion_mask_BT.sum(dim=1).tolist()
         pieces = zip(self.sampling_masks, tokens_M.split(counts), strict=True)
         return SamplingMask.joined([mask.at(tokens) for mask, tokens in pieces])

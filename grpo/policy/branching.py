@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from grpo.device import sent
 from grpo.packing import Branches, Span
 
 # What torch's scaled_dot_product_attention runs on CPU tensors; called by name, because it keeps the log-sum-exp.
@@ -77,7 +78,7 @@ def _padded(
         for number, tokens in enumerate(rows):
             place_N[tokens] = start + number * index_RL.shape[1] + torch.arange(len(tokens))
         start += index_RL.numel()
-    return [index_RL.to(device) for index_RL in index], place_N.to(device)
+    return [sent(index_RL, device) for index_RL in index], sent(place_N, device)
 
 
 def by_stretches(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scaling: float) -> Tensor:

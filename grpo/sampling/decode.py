@@ -61,7 +61,7 @@ class Decoder:
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
         """One forward over new prompts, without padding."""
-        pack = pack_prompts(prompts, self.device)
+        pack = pack_prompts(prompts).to(self.device)
         hidden, layers = read(self.network, pack)
         logits = self.network.lm_head(self.core.norm(hidden[pack.sources_M]))
         layers = [entries.to(self.own[0].dtype).transpose(0, 1) for entries in layers]

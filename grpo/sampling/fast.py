@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.problem import Problem
 from grpo.config import SamplingConfig
+from grpo.device import sent
 from grpo.distributed import Dist
 from grpo.monitor.counting import counted
 from grpo.plan import room
@@ -196,9 +197,10 @@ class Flight:
         self.rows += entering
         self._place()
         self.logits = torch.cat([self.logits, torch.stack([self.resident[row.prompt].next_logits for row in entering])])
-        for slot, row in enumerate(entering, start):
-            self.uniforms[slot] = torch.from_numpy(stream(row.key, self.cfg.max_completion_length))
-            if self.seen is not None:
+        streams = [torch.from_numpy(stream(row.key, self.cfg.max_completion_length)) for row in entering]
+        self.uniforms[start : len(self.rows)] = sent(torch.stack(streams), self.policy.device)
+        if self.seen is not None:
+            for slot, row in enumerate(entering, start):
                 self.seen[slot] = False
                 self.seen[slot, torch.tensor(self.prompts[row.prompt])] = True
 

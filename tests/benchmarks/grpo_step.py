@@ -88,7 +88,7 @@ def compare(ours: Ours, model: Path, folder: Path, args: argparse.Namespace) -> 
     """Relative differences of loss and gradient on one batch, and the micro-batch that suits TRL best here."""
     groups = min(GROUPS_COMPARED, args.groups)
     few = replace(ours.workload, lengths=dict(list(ours.workload.lengths.items())[:groups]))
-    batch = random_batch(ours, few).to(ours.run.dist.device)
+    batch = random_batch(ours, few)
     run, policy = ours.run, ours.run.learner.policy
     batch = replace(batch, sampler_logprobs_BT=frozen_logprobs(policy, batch, run.cfg, run.dist))
     cfg = replace(run.cfg, optim=replace(run.cfg.optim, max_grad_norm=0.0))

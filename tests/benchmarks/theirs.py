@@ -105,7 +105,7 @@ class Forced(LogitsProcessor):
 
 def loss_and_gradient(trainer: Trainer, batch: TrainBatch, rows: int) -> tuple[float, dict[str, Tensor]]:
     """Of TRL's own loss over the batch, `rows` at a time, padded as its trainer pads them."""
-    inputs, total = padded(batch), 0.0
+    inputs, total = {name: x.to(trainer.accelerator.device) for name, x in padded(batch).items()}, 0.0
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = len(batch) // rows
     for start in range(0, len(batch), rows):
@@ -124,12 +124,11 @@ def padded(batch: TrainBatch) -> dict[str, Tensor]:
     ids = [row.tolist() for row in batch.input_ids_BL]
     left, right = max(prompts), max(n - p for n, p in zip(lengths, prompts, strict=True))
     split = [(row[:p], row[p:n]) for row, p, n in zip(ids, prompts, lengths, strict=True)]
-    device = batch.input_ids_BL.device
     return {
-        "prompt_ids": torch.tensor([[0] * (left - len(p)) + p for p, _ in split], device=device),
-        "prompt_mask": torch.tensor([[0] * (left - len(p)) + [1] * len(p) for p, _ in split], device=device),
-        "completion_ids": torch.tensor([c + [0] * (right - len(c)) for _, c in split], device=device),
-        "completion_mask": torch.tensor([[1] * len(c) + [0] * (right - len(c)) for _, c in split], device=device),
+        "prompt_ids": torch.tensor([[0] * (left - len(p)) + p for p, _ in split]),
+        "prompt_mask": torch.tensor([[0] * (left - len(p)) + [1] * len(p) for p, _ in split]),
+        "completion_ids": torch.tensor([c + [0] * (right - len(c)) for _, c in split]),
+        "completion_mask": torch.tensor([[1] * len(c) + [0] * (right - len(c)) for _, c in split]),
         "advantages": batch.advantages_B,
         "num_items_in_batch": batch.completion_mask_BT.sum(),
     }

@@ -205,7 +205,7 @@ def fixed_batch(learner: Learner) -> TrainBatch:
         scored.append(ScoredGroup(group=group, rewards_G=[0.0] * 4, correct_G=[None] * 4, parts={}, verdicts={}))
     advantages_PG = torch.tensor([[1.0, -1.0, 0.5, -0.5]] * len(positions)).reshape(-1, 4)
     counts_PG = torch.ones_like(advantages_PG, dtype=torch.bool)
-    return collate(scored, advantages_PG, counts_PG, positions=positions, pad_id=policy.pad_id).to(policy.device)
+    return collate(scored, advantages_PG, counts_PG, positions=positions, pad_id=policy.pad_id)
 
 
 def low_precision(model: Path, out: Path, dist: Dist, record: Record) -> None:

@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,21 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+import grpo.step
 from grpo.distributed import Dist
 from grpo.sampling.decode import Decoder
 from grpo.sampling.draw import Draw
-from tests.grpo.distributed_process import Record, config, learner_of, problems, run_case
+from tests.grpo.distributed_process import Record, config, learner_of, problems, run_case, run_rollout
 from tests.grpo.launching import ROOT, Outcome, relative_error
 
 OWN_CODE = f"{ROOT}/grpo/"
 RULES = {"temperature": 0.8, "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.2, "min_completion_length": 3}
-ASKS = frozenset(f"aten::{name}" for name in ("_local_scalar_dense", "bincount", "equal", "masked_select", "nonzero"))
+QUESTIONS = ("_local_scalar_dense", "bincount", "equal", "masked_select", "masked_scatter_backward", "nonzero")
+ASKS = frozenset(f"aten::{name}" for name in QUESTIONS)
 COPIES = frozenset({"aten::_to_copy", "aten::copy_"})
 INDEXING = frozenset({"aten::index", "aten::index_put_", "aten::_index_put_impl_"})  # by tensors of either device
+MAKING_TOKENS = ((Decoder, "step"), (Draw, "__call__"))
+TRAINING = ((grpo.step, "token_logprobs"), (grpo.step, "micro_loss"), (Dist, "backward"))
 waits: Counter[str] = Counter()
 
 
@@ -87,7 +91,8 @@ def performed(function: Any, args: Any, kwargs: Any) -> Any:
     if others and name not in COPIES and not (name in INDEXING and isinstance(args[0], OnDevice)):
         raise RuntimeError(f"{function}: tensors of the CPU among those of the device")
     by_mask = name in INDEXING and any(x.dtype == torch.bool for x in tree_leaves(args[1]) if x is not None)
-    if others or by_mask or name in ASKS or (name in COPIES and moves(wanted, here)):
+    sent = name == "aten::_to_copy" and kwargs.get("non_blocking", False)
+    if (others and not sent) or by_mask or name in ASKS or (name in COPIES and moves(wanted, here, sent)):
         waits[line_of_project()] += 1
     if name == "aten::_fused_sdp_choice":
         return 0  # torch's plain attention: the chosen kernel would be one of the device's own
@@ -101,8 +106,9 @@ def performed(function: Any, args: Any, kwargs: Any) -> Any:
     return return_and_correct_aliasing(function, args, kwargs, result) if here else result
 
 
-def moves(wanted: torch.device | None, here: bool) -> bool:
-    return wanted is not None and (wanted.type == PLACE.type) != here
+def moves(wanted: torch.device | None, here: bool, non_blocking: bool) -> bool:
+    """Whether numbers of one device are waited for by the other."""
+    return wanted is not None and (wanted.type == PLACE.type) != here and not non_blocking
 
 
 def on_cpu(x: Any) -> Any:
@@ -147,16 +153,17 @@ def counting(method: Callable[..., Any], counts: Counter[str], name: str) -> Cal
     def call(*args: Any, **kwargs: Any) -> Any:
         before = waits.total()
         result = method(*args, **kwargs)
-        counts.update({f"{name}s": 1, f"waits of a {name}": waits.total() - before})
+        counts.update({f"calls of {name}": 1, f"waits of {name}": waits.total() - before})
         return result
 
     return call
 
 
-def sampled(model: Path, out: Path, dist: Dist) -> list[Any]:
-    """Completions under every rule of sampling that needs no question."""
+def under_rules(model: Path, out: Path, dist: Dist, record: Record) -> list[Any]:
+    """Completions under every rule of sampling that needs no question; and a rollout with them."""
     learner = learner_of(config("three_problems", model, out, **RULES), dist)
     groups = learner.sampler.sample(problems(3), positions=range(3), round_key=0)
+    run_rollout(learner, 0, record, "rules")
     return [asdict(rollout) for group in groups for rollout in group.rollouts]
 
 
@@ -164,15 +171,17 @@ def main(model: Path, folder: Path, cases: Sequence[str]) -> None:
     ours, theirs, counts = Record(), Record(), Counter()
     for case in cases:
         run_case(case, model, folder / "cpu", Dist(), theirs)
-    expected = sampled(model, folder / "cpu", Dist())
-    step, draw = counting(Decoder.step, counts, "step"), counting(Draw.__call__, counts, "draw")
-    with pretended() as dist, mock.patch.object(Decoder, "step", step), mock.patch.object(Draw, "__call__", draw):
+    expected = under_rules(model, folder / "cpu", Dist(), theirs)
+    with pretended() as dist, ExitStack() as stack:
+        for owner, name in (*MAKING_TOKENS, *TRAINING):
+            call = counting(getattr(owner, name), counts, name)
+            stack.enter_context(mock.patch.object(owner, name, call))
         for case in cases:
             run_case(case, model, folder / "device", dist, ours)
-        plain, found = dict(counts), sampled(model, folder / "device", dist)
+        plain, found = dict(counts), under_rules(model, folder / "device", dist, ours)
     outcomes = [Outcome(folder=folder, tensors=record.tensors, facts=[]) for record in (ours, theirs)]
     report = {
-        "errors": {case: relative_error(*outcomes, f"{case}/") for case in cases},
+        "errors": {case: relative_error(*outcomes, f"{case}/") for case in (*cases, "rules")},
         "facts": [ours.facts, theirs.facts],
         "counts": plain,
         "sampled": [found, expected],

@@ -57,9 +57,8 @@ def test_the_gradient_of_a_batch_is_that_of_the_cpu(tiny_model: Path, tmp_path: 
     state = SimpleNamespace(global_step=0)
     batch = sample_and_score(cpu, problems(3), rollout=0, trainer_state=state).batch
     for learner in (cpu, learner_on("cuda", tiny_model, tmp_path)):
-        device = learner.policy.device
-        moved = replace(batch.to(device), old_logprobs_BT=None)
-        stats = update_policy(learner.policy, moved, learner.optimizer, learner.cfg, learner.dist)
+        device, fresh = learner.policy.device, replace(batch, old_logprobs_BT=None)
+        stats = update_policy(learner.policy, fresh, learner.optimizer, learner.cfg, learner.dist)
         assert stats.applied
         trainable = learner.policy.trainable()
         gradients[device.type] = torch.cat([whole(p.grad).flatten() for p in trainable.values()])

@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "grpo.config.help_text",
         "grpo.config.key_rules",
         "grpo.correction",
+        "grpo.device",
         "grpo.losses",
         "grpo.config.mixture",
         "grpo.packing",
