@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from grpo.policy.tiny_dense import save_tiny_dense
 from tests.grpo.launching import DEADLINE, ROOT
 
+pytestmark = pytest.mark.normal
 CASES = {"v3": ("row_by_row", "adapter"), "dense": ("three_problems",)}
 
 
