@@ -87,8 +87,9 @@ class SamplingMask:
     def blocks(self, vocabulary: int, device: torch.device) -> Tensor:
         """True for the ids that a token could not be, bool (M, vocabulary)."""
         listed_MV = torch.zeros(len(self), vocabulary, dtype=torch.bool, device=device)
-        rows_S = torch.arange(len(self)).repeat_interleave(self.sizes_M)
-        listed_MV[sent(rows_S, device), sent(self.ids_S.long(), device)] = True
+        rows_M, sizes_M = torch.arange(len(self), device=device), sent(self.sizes_M, device)
+        rows_S = rows_M.repeat_interleave(sizes_M, output_size=len(self.ids_S))
+        listed_MV[rows_S, sent(self.ids_S, device).long()] = True
         return listed_MV == sent(self.cut_M, device)[:, None]
 
 

@@ -60,7 +60,7 @@ class UpdateStats:
         """With the sums, and the largest gaps, that some forwards measured; waits for the device once."""
         if not measured:
             return self
-        rows = [torch.stack([value.double() for value in sums.values()]) for sums in measured]
+        rows = [torch.stack([value.double() for value in one.values()]) for one in measured]
         columns = dict(zip(measured[0], torch.stack(rows).T.tolist(), strict=True))
         gaps = columns.pop("gap_max")
         sums = {name: getattr(self, name) + sum(column) for name, column in columns.items()}

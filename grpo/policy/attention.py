@@ -181,8 +181,8 @@ def _dense_parts(a: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Parts:
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:
-    """What the families' RMSNorm `norm` makes of x, in one call where their own code takes six. As in their code the
-    result has the weight's type; torch has no fused kernel for an x of a lower one."""
+    """What the families' RMSNorm `norm` makes of x, in one call where their own code takes six. As in their code an x
+    of a lower type than the weight's is raised to it; torch has no fused kernel for two types."""
     return F.rms_norm(x.to(norm.weight.dtype), norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 

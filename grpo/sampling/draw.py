@@ -49,7 +49,7 @@ class Draw:
 
     def __init__(self, cfg: SamplingConfig, eos_ids: Sequence[int] = ()) -> None:
         self.cfg, self.eos_ids = cfg, list(eos_ids)
-        self.ends_V: Tensor | None = None  # once for all draws: a GPU is waited for when it is sent numbers
+        self.ends_V: Tensor | None = None  # once for all draws: an index that is a list waits for the device
 
     def __call__(
         self,

@@ -36,6 +36,7 @@ from tests.grpo.distributed_process import Record, config, learner_of, problems,
 from tests.grpo.launching import ROOT, Outcome, relative_error
 
 OWN_CODE = f"{ROOT}/grpo/"
+UPDATES = ("packed", "padded")
 RULES = {"temperature": 0.8, "top_k": 50, "min_p": 0.01, "repetition_penalty": 1.2, "min_completion_length": 3}
 QUESTIONS = ("_local_scalar_dense", "bincount", "equal", "masked_select", "masked_scatter_backward", "nonzero")
 ASKS = frozenset(f"aten::{name}" for name in QUESTIONS)
@@ -91,7 +92,9 @@ def performed(function: Any, args: Any, kwargs: Any) -> Any:
     if others and name not in COPIES and not (name in INDEXING and isinstance(args[0], OnDevice)):
         raise RuntimeError(f"{function}: tensors of the CPU among those of the device")
     by_mask = name in INDEXING and any(x.dtype == torch.bool for x in tree_leaves(args[1]) if x is not None)
-    sent = name == "aten::_to_copy" and kwargs.get("non_blocking", False)
+    sent = name == "aten::_to_copy" and kwargs.get("non_blocking", False) and all(x.is_contiguous() for x in leaves)
+    if sent and here:
+        raise RuntimeError("numbers of the device, read before they are there")
     if (others and not sent) or by_mask or name in ASKS or (name in COPIES and moves(wanted, here, sent)):
         waits[line_of_project()] += 1
     if name == "aten::_fused_sdp_choice":
@@ -160,10 +163,11 @@ def counting(method: Callable[..., Any], counts: Counter[str], name: str) -> Cal
 
 
 def under_rules(model: Path, out: Path, dist: Dist, record: Record) -> list[Any]:
-    """Completions under every rule of sampling that needs no question; and a rollout with them."""
-    learner = learner_of(config("three_problems", model, out, **RULES), dist)
-    groups = learner.sampler.sample(problems(3), positions=range(3), round_key=0)
-    run_rollout(learner, 0, record, "rules")
+    """Completions under every rule of sampling that needs no question; and a rollout with them in either update."""
+    for update in UPDATES:
+        learner = learner_of(config("three_problems", model, out, update=update, **RULES), dist)
+        groups = learner.sampler.sample(problems(3), positions=range(3), round_key=0)
+        run_rollout(learner, 0, record, update)
     return [asdict(rollout) for group in groups for rollout in group.rollouts]
 
 
@@ -181,7 +185,7 @@ def main(model: Path, folder: Path, cases: Sequence[str]) -> None:
         plain, found = dict(counts), under_rules(model, folder / "device", dist, ours)
     outcomes = [Outcome(folder=folder, tensors=record.tensors, facts=[]) for record in (ours, theirs)]
     report = {
-        "errors": {case: relative_error(*outcomes, f"{case}/") for case in (*cases, "rules")},
+        "errors": {case: relative_error(*outcomes, f"{case}/") for case in (*cases, *UPDATES)},
         "facts": [ours.facts, theirs.facts],
         "counts": plain,
         "sampled": [found, expected],
