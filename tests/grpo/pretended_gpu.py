@@ -88,14 +88,11 @@ def performed(function: Any, args: Any, kwargs: Any) -> Any:
     here, wanted = any(isinstance(x, OnDevice) for x in leaves), kwargs.get("device")
     if not here and getattr(wanted, "type", "cpu") == "cpu":
         return function(*args, **kwargs)
-    others = [x for x in leaves if x.dim() and not isinstance(x, OnDevice)]
+    others = [x for x in leaves if not isinstance(x, OnDevice) and (x.dim() or name in COPIES)]
     if others and name not in COPIES and not (name in INDEXING and isinstance(args[0], OnDevice)):
         raise RuntimeError(f"{function}: tensors of the CPU among those of the device")
-    by_mask = name in INDEXING and any(x.dtype == torch.bool for x in tree_leaves(args[1]) if x is not None)
-    sent = name == "aten::_to_copy" and kwargs.get("non_blocking", False) and all(x.is_contiguous() for x in leaves)
-    if sent and here:
-        raise RuntimeError("numbers of the device, read before they are there")
-    if (others and not sent) or by_mask or name in ASKS or (name in COPIES and moves(wanted, here, sent)):
+    leaves_device = name == "aten::_to_copy" and getattr(wanted, "type", PLACE.type) == "cpu"
+    if asks(name, args) or travels(others, leaves_device, kwargs.get("non_blocking", False)):
         waits[line_of_project()] += 1
     if name == "aten::_fused_sdp_choice":
         return 0  # torch's plain attention: the chosen kernel would be one of the device's own
@@ -103,15 +100,24 @@ def performed(function: Any, args: Any, kwargs: Any) -> Any:
     if name == "aten::histc":  # a GPU's takes whole numbers too
         args_there = (args_there[0].float(), *args_there[1:])
     result = function(*args_there, **kwargs_there)
-    if name == "aten::_to_copy" and getattr(wanted, "type", PLACE.type) == "cpu":
+    if leaves_device:
         return result
     result = tree_map(lambda x: OnDevice(x) if isinstance(x, torch.Tensor) else x, result)
     return return_and_correct_aliasing(function, args, kwargs, result) if here else result
 
 
-def moves(wanted: torch.device | None, here: bool, non_blocking: bool) -> bool:
-    """Whether numbers of one device are waited for by the other."""
-    return wanted is not None and (wanted.type == PLACE.type) != here and not non_blocking
+def asks(name: str, args: Any) -> bool:
+    """Whether the host needs a number from the device, or how many places a mask has."""
+    by_mask = name in INDEXING and any(x.dtype == torch.bool for x in tree_leaves(args[1]) if x is not None)
+    return by_mask or name in ASKS
+
+
+def travels(others: Sequence[torch.Tensor], leaves_device: bool, non_blocking: bool) -> bool:
+    """Whether numbers go from one memory to the other while the host waits."""
+    if non_blocking and leaves_device:
+        raise RuntimeError("numbers of the device, read before they are there")
+    fetched = non_blocking and all(x.is_contiguous() for x in others)
+    return leaves_device or (bool(others) and not fetched)
 
 
 def on_cpu(x: Any) -> Any:
